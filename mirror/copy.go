@@ -1,0 +1,221 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/understudy-log/understudy/storage"
+)
+
+const (
+	parallel     = 16               // requests under way at once
+	chunkBundles = 16               // bundles in one commit
+	chunkBytes   = 16 << 20         // a commit ends early at this many bytes
+	aheadBundles = 4 * chunkBundles // bundles asked for before they are needed
+	aheadBytes   = 64 << 20         // of bundles waiting for their commit, about
+)
+
+// ahead fetches bundles before they are needed, in parallel. It is used by one
+// goroutine.
+type ahead struct {
+	source  *tiles
+	slots   chan struct{}
+	futures map[bundleID]*future
+	running sync.WaitGroup
+	ctx     context.Context // of the requests under way
+	cancel  context.CancelFunc
+}
+
+type bundleID struct {
+	index uint64
+	width int
+}
+
+type future struct {
+	done    chan struct{}
+	entries [][]byte
+	err     error
+}
+
+func newAhead(source *tiles) *ahead {
+	return &ahead{source: source, slots: make(chan struct{}, parallel), futures: map[bundleID]*future{}}
+}
+
+// reset forgets every bundle, and waits until no request is under way.
+func (a *ahead) reset() {
+	if a.cancel != nil {
+		a.cancel()
+		a.cancel = nil
+	}
+	a.running.Wait()
+	clear(a.futures)
+}
+
+// want starts fetching a bundle unless that is under way.
+func (a *ahead) want(ctx context.Context, id bundleID) {
+	if a.futures[id] != nil {
+		return
+	}
+	if a.cancel == nil {
+		a.ctx, a.cancel = context.WithCancel(ctx)
+	}
+	f := &future{done: make(chan struct{})}
+	a.futures[id] = f
+	ctx = a.ctx
+	a.running.Go(func() {
+		defer close(f.done)
+		select {
+		case a.slots <- struct{}{}:
+			defer func() { <-a.slots }()
+			f.entries, f.err = a.source.entries(ctx, id.index, id.width)
+		case <-ctx.Done():
+			f.err = ctx.Err()
+		}
+	})
+}
+
+// take waits for a bundle and forgets it.
+func (a *ahead) take(ctx context.Context, id bundleID) ([][]byte, error) {
+	f := a.futures[id]
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	delete(a.futures, id)
+	return f.entries, f.err
+}
+
+// prune forgets bundles that a tree of the given size, held up to an index, no longer
+// asks for: those that were partial when the tree was smaller.
+func (a *ahead) prune(held, size uint64) {
+	for id := range a.futures {
+		if id.index < held/bundleWidth || id != bundleAt(id.index*bundleWidth, size) {
+			delete(a.futures, id)
+		}
+	}
+}
+
+// waiting returns the bytes fetched and not yet taken.
+func (a *ahead) waiting() int {
+	n := 0
+	for _, f := range a.futures {
+		select {
+		case <-f.done:
+			for _, e := range f.entries {
+				n += len(e)
+			}
+		default:
+		}
+	}
+	return n
+}
+
+// bundleAt returns the bundle that holds an index in a tree of the given size.
+func bundleAt(index, size uint64) bundleID {
+	b := index / bundleWidth
+	return bundleID{b, int(min(size-b*bundleWidth, bundleWidth))}
+}
+
+// copyChunk fetches the next entries up to the pending checkpoint of s, and commits
+// them. A commit that ends before it carries the proof that it precedes it.
+func (m *Mirror) copyChunk(ctx context.Context, s *storage.State) error {
+	start := time.Now()
+	tree, err := m.pendingTree(ctx, s)
+	if err != nil {
+		return err
+	}
+	entries, err := m.fetchChunk(ctx, s)
+	if len(entries) == 0 {
+		return err // otherwise what arrived before the failure is kept
+	}
+	next := s.Head.Size + uint64(len(entries))
+	precedes, proofErr := storage.ConsistencyProof(next, s.Pending.Size, tree.node)
+	if proofErr != nil {
+		return proofErr
+	}
+	_, extendErr := m.tree.Extend(entries, func(storage.Head) (storage.Seal, error) {
+		return storage.Seal{Checkpoint: s.Pending, Precedes: precedes}, nil
+	})
+	switch {
+	case errors.Is(extendErr, storage.ErrInconsistent):
+		return m.blame(tree, s.Head.Size, entries, extendErr)
+	case extendErr != nil:
+		return &storageError{extendErr}
+	}
+	m.copied(uint64(len(entries)), time.Since(start))
+	return err
+}
+
+// fetchChunk returns the next entries: whole bundles, except at the end of the tree. On
+// an error it also returns the entries of the bundles before the failed one.
+func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, error) {
+	at, size, bytes := s.Head.Size, s.Pending.Size, 0
+	m.ahead.prune(at, size)
+	if m.ahead.waiting() < aheadBytes {
+		for i, bundles := at, 0; i < size && bundles < aheadBundles; bundles++ {
+			id := bundleAt(i, size)
+			m.ahead.want(ctx, id)
+			i = (id.index + 1) * bundleWidth
+		}
+	}
+	var entries [][]byte
+	for bundles := 0; at < size && bundles < chunkBundles && bytes < chunkBytes; bundles++ {
+		id := bundleAt(at, size)
+		m.ahead.want(ctx, id)
+		bundle, err := m.ahead.take(ctx, id)
+		if err != nil {
+			return entries, err
+		}
+		for _, entry := range bundle[at%bundleWidth:] {
+			entries = append(entries, entry)
+			bytes += len(entry)
+			at++
+		}
+	}
+	return entries, nil
+}
+
+// pendingTree returns the authenticated tree of the pending checkpoint.
+func (m *Mirror) pendingTree(ctx context.Context, s *storage.State) (*upstreamTree, error) {
+	if m.proof == nil || m.proof.head != s.Pending.Head {
+		tree, err := newUpstreamTree(ctx, m.source, s.Pending.Head)
+		if err != nil {
+			return nil, err
+		}
+		m.proof = tree
+	}
+	return m.proof.at(ctx), nil
+}
+
+// blame finds the bundle that made a chunk fail.
+func (m *Mirror) blame(tree *upstreamTree, start uint64, entries [][]byte, cause error) error {
+	for at := start; len(entries) > 0; {
+		n := min(int(bundleWidth-at%bundleWidth), len(entries))
+		if err := m.verifySlice(tree, at, entries[:n]); err != nil {
+			return err
+		}
+		at, entries = at+uint64(n), entries[n:]
+	}
+	return fmt.Errorf("entries hash to their tiles, but the tree does not precede the checkpoint: %w", cause)
+}
+
+// verifySlice holds a part of a bundle against its tile, with the entries that are held
+// already in front.
+func (m *Mirror) verifySlice(tree *upstreamTree, start uint64, entries [][]byte) error {
+	bundle := start / bundleWidth
+	var whole [][]byte
+	v := m.tree.View()
+	defer v.Close()
+	err := v.Entries(bundle*bundleWidth, start, func(_ uint64, entry []byte) error {
+		whole = append(whole, append([]byte(nil), entry...))
+		return nil
+	})
+	if err != nil {
+		return &storageError{err}
+	}
+	return tree.verifyBundle(bundle, append(whole, entries...))
+}

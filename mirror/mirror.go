@@ -1,0 +1,200 @@
+// Package mirror follows upstream transparency logs: it copies them into a
+// [storage.Tree], verifies everything, and answers from what is held.
+//
+// A [Mirror] follows one log. It polls the checkpoint, opens it with the log's keys,
+// proves that it extends the newest one held, makes it pending, and copies entries in
+// chunks; each chunk is committed together with the proof that the tree so far precedes
+// the pending checkpoint, so that a mirror that is hours behind proves what it holds.
+// What the package promises (the laws of the design):
+//
+//   - nothing is stored or served before it was verified down to a signature;
+//   - a served tree only grows; two irreconcilable signed checkpoints are kept as
+//     evidence and quarantine that log, and nothing else does;
+//   - whatever else upstream does is tried again, at most 15 s later (Retry-After
+//     excepted), within a budget of requests;
+//   - "not found" is said only when it is known; see [Refusal].
+//
+// An upstream is any C2SP tlog-tiles log (https://c2sp.org/tlog-tiles); a Rekor v2 shard
+// is one.
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/storage"
+)
+
+// Defaults of Config.
+const (
+	DefaultPoll              = 5 * time.Second
+	DefaultRequestsPerSecond = 20
+	DefaultStaleAfter        = 24 * time.Hour
+)
+
+// maxBackoff is the longest wait before upstream is tried again, unless it asked for
+// more with Retry-After.
+const maxBackoff = 15 * time.Second
+
+// Config says which log to follow, and how.
+type Config struct {
+	// Name is the operator's name for the log, used in the daemon's log, the status and
+	// the metrics.
+	Name string
+	// Origin is the first line of the log's checkpoints.
+	Origin string
+	// URL is the prefix of the upstream's tlog-tiles API.
+	URL string
+	// Keys verify the log's signature; at least one is needed.
+	Keys []trust.Key
+	// Tree is where the log is kept.
+	Tree *storage.Tree
+
+	Poll              time.Duration // between two polls; 0 is DefaultPoll
+	RequestsPerSecond float64       // budget for upstream; 0 is DefaultRequestsPerSecond
+	StaleAfter        time.Duration // age at which answers are stale; 0 is DefaultStaleAfter
+	Contact           string        // put into the User-Agent, so that upstream can reach the operator
+	HTTPClient        *http.Client  // nil is a client of our own
+	Logger            *slog.Logger  // nil discards
+	Metrics           *Metrics      // nil counts nothing
+}
+
+// Mirror follows one log and answers from its copy. Its methods may be called
+// concurrently; Run only once.
+type Mirror struct {
+	cfg    Config
+	tree   *storage.Tree
+	source *tiles
+	logger *slog.Logger
+
+	// Owned by Run.
+	ahead *ahead
+	proof *upstreamTree // of the pending checkpoint; nil until needed
+
+	mu       sync.Mutex // guards the fields below; never held during I/O
+	liveness liveness
+	problem  *Problem
+	progress progress
+	frozen   bool
+}
+
+// New returns the mirror of a log. It does no I/O.
+func New(cfg Config) (*Mirror, error) {
+	if len(cfg.Keys) == 0 {
+		return nil, fmt.Errorf("log %q has no key: give its public_key, or a trusted_root that lists it", cfg.Origin)
+	}
+	if cfg.Tree.Origin() != cfg.Origin {
+		return nil, fmt.Errorf("tree of %q given for the log %q", cfg.Tree.Origin(), cfg.Origin)
+	}
+	if cfg.Poll <= 0 {
+		cfg.Poll = DefaultPoll
+	}
+	if cfg.RequestsPerSecond <= 0 {
+		cfg.RequestsPerSecond = DefaultRequestsPerSecond
+	}
+	if cfg.StaleAfter <= 0 {
+		cfg.StaleAfter = DefaultStaleAfter
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	m := &Mirror{cfg: cfg, tree: cfg.Tree, logger: cfg.Logger.With("log", cfg.Name)}
+	var err error
+	if m.source, err = newTiles(cfg, m.answered); err != nil {
+		return nil, err
+	}
+	m.ahead = newAhead(m.source)
+	if c, err := m.open(cfg.Tree.State().Pending.Raw); err == nil {
+		m.frozen = c.Frozen()
+	}
+	cfg.Metrics.watch(m)
+	return m, nil
+}
+
+// Origin returns the first line of the log's checkpoints.
+func (m *Mirror) Origin() string { return m.cfg.Origin }
+
+// Name returns the operator's name for the log.
+func (m *Mirror) Name() string { return m.cfg.Name }
+
+// Tree returns where the log is kept.
+func (m *Mirror) Tree() *storage.Tree { return m.tree }
+
+func (m *Mirror) open(raw []byte) (*trust.Checkpoint, error) {
+	return trust.Open(raw, m.cfg.Origin, m.cfg.Keys)
+}
+
+// Run follows the log until ctx ends; then it returns nil. It returns an error only when
+// the tree can no longer be read or written.
+func (m *Mirror) Run(ctx context.Context) error {
+	defer m.ahead.reset()
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = min(500*time.Millisecond, m.cfg.Poll), maxBackoff
+	for ctx.Err() == nil {
+		if m.tree.State().Evidence != nil {
+			<-ctx.Done() // quarantined: the last good state stays served
+			return nil
+		}
+		held := m.tree.State().Head.Size
+		err := m.round(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		m.note(err)
+		var broken *storageError
+		if errors.As(err, &broken) {
+			return fmt.Errorf("mirror %s: %w", m.cfg.Name, err)
+		}
+		if err == nil || m.tree.State().Head.Size > held {
+			wait.Reset()
+		}
+		pause := jitter(m.cfg.Poll)
+		if err != nil {
+			m.ahead.reset()
+			pause = max(min(wait.NextBackOff(), maxBackoff), retryAfter(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d - d/10 + rand.N(d/5+1)
+}
+
+// round polls once and copies until all of the pending checkpoint is held, polling again
+// when that is due.
+func (m *Mirror) round(ctx context.Context) error {
+	for {
+		polled := time.Now()
+		if err := m.poll(ctx); err != nil {
+			return err
+		}
+		for time.Since(polled) < m.cfg.Poll {
+			s := m.tree.State()
+			if s.Head.Size == s.Pending.Size {
+				return nil
+			}
+			if err := m.copyChunk(ctx, s); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// storageError marks an error of the tree: trying again will not help.
+type storageError struct{ error }
+
+func (e *storageError) Unwrap() error { return e.error }

@@ -1,0 +1,332 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/transparency-dev/formats/log"
+)
+
+// CheckOptions are the settings of Check.
+type CheckOptions struct {
+	// Verify checks the log's signature on a raw checkpoint; nil skips that.
+	Verify func(raw []byte) error
+	// Progress is called about once per 65,536 entries; nil is allowed.
+	Progress func(done, total uint64)
+	// MaxProblems ends the check early; 0 is 100.
+	MaxProblems int
+}
+
+// Report is what Check found.
+type Report struct {
+	Origin      string
+	Head        Head
+	Entries     uint64 // entries read and hashed
+	Tiles       uint64
+	Checkpoints uint64
+	// SignaturesChecked is false if there was no Verify.
+	SignaturesChecked bool
+	// Problems names each thing that is wrong; empty means that all is well.
+	Problems []DamageError
+}
+
+var errTooMany = errors.New("too many problems")
+
+// Check reads the whole tree and holds everything against everything: entries against
+// tiles, tiles against the root, the leaf index against the entries, the head against
+// the signed checkpoint that it equals or precedes, and the archive against itself. It
+// costs O(n) reads in key order and little memory. The error is about reading; what is
+// wrong with the tree is in the report.
+func (t *Tree) Check(ctx context.Context, o CheckOptions) (Report, error) {
+	v := t.View()
+	defer v.Close()
+	if o.MaxProblems == 0 {
+		o.MaxProblems = 100
+	}
+	c := &checker{View: v, o: o, report: Report{Origin: t.origin, Head: v.state.Head, SignaturesChecked: o.Verify != nil}}
+	if _, err := rand.Read(c.secret[:]); err != nil {
+		return c.report, err
+	}
+	for _, step := range []func(context.Context) error{c.checkpoints, c.head, c.entries, c.strayTiles, c.leaves} {
+		if err := step(ctx); errors.Is(err, errTooMany) {
+			break
+		} else if err != nil {
+			return c.report, fmt.Errorf("check %q: %w", t.origin, err)
+		}
+	}
+	return c.report, nil
+}
+
+type checker struct {
+	*View
+	o      CheckOptions
+	report Report
+	secret [16]byte
+	// Fingerprints of the set of leaf rows: as it should be, and as it is.
+	want, have fingerprint
+}
+
+func (c *checker) problem(place, format string, args ...any) error {
+	c.report.Problems = append(c.report.Problems, DamageError{place, fmt.Sprintf(format, args...)})
+	if len(c.report.Problems) >= c.o.MaxProblems {
+		return errTooMany
+	}
+	return nil
+}
+
+// note is problem for an error that may be a *DamageError.
+func (c *checker) note(err error) error {
+	var damage *DamageError
+	if errors.As(err, &damage) {
+		return c.problem(damage.Place, "%s", damage.Problem)
+	}
+	return err
+}
+
+func (c *checker) checkpoints(context.Context) error {
+	return c.note(c.Checkpoints(0, ^uint64(0), func(row Checkpoint) error {
+		c.report.Checkpoints++
+		place := fmt.Sprintf("checkpoint of size %d", row.Size)
+		return c.checkpoint(place, row)
+	}))
+}
+
+func (c *checker) checkpoint(place string, row Checkpoint) error {
+	var parsed log.Checkpoint
+	if _, err := parsed.Unmarshal(row.Raw); err != nil {
+		return c.problem(place, "is malformed: %v", err)
+	}
+	if parsed.Origin != c.tree.origin || parsed.Size != row.Size || !bytes.Equal(parsed.Hash, row.Root[:]) {
+		return c.problem(place, "says something else than its row")
+	}
+	if c.o.Verify != nil {
+		if err := c.o.Verify(row.Raw); err != nil {
+			return c.problem(place, "does not verify: %v", err)
+		}
+	}
+	// A root that differs from ours is no damage: it may be the evidence of a fork.
+	if c.state.Evidence == nil && row.Size <= c.state.Head.Size {
+		root, err := c.Root(row.Size)
+		if err != nil {
+			return c.note(err)
+		}
+		if root != row.Root {
+			return c.problem(place, "has the root %v, the entries give %v", row.Root, root)
+		}
+	}
+	return nil
+}
+
+func (c *checker) head(context.Context) error {
+	if err := c.note(c.state.verify()); err != nil {
+		return err
+	}
+	for name, held := range map[string]Checkpoint{"pending checkpoint": c.state.Pending, "mirror checkpoint": c.state.Mirrored} {
+		if held.Raw == nil {
+			continue
+		}
+		if err := c.checkpoint(name, held); err != nil {
+			return err
+		}
+	}
+	if m := c.state.Mirrored; m.Size > c.state.Head.Size {
+		return c.problem("mirror checkpoint", "of size %d is beyond the %d entries held", m.Size, c.state.Head.Size)
+	}
+	return nil
+}
+
+// entries rebuilds the tree from the entries and holds every tile against it.
+func (c *checker) entries(ctx context.Context) error {
+	size := c.state.Head.Size
+	g := growth{put: c.compareTile}
+	for start := uint64(0); start < size; start = g.size {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		end := min(start+1<<16, size)
+		if err := c.rebuild(&g, start, end); err != nil {
+			return err
+		}
+		if c.o.Progress != nil {
+			c.o.Progress(g.size, size)
+		}
+	}
+	if err := g.finish(); err != nil {
+		return err
+	}
+	if root := g.edge.root(); root != c.state.Head.Root {
+		return c.problem("head", "has the root %v, the entries give %v", c.state.Head.Root, root)
+	}
+	return nil
+}
+
+// rebuild adds the entries [start, end). A missing entry is reported and replaced by
+// its leaf hash, so that what follows is still checked.
+func (c *checker) rebuild(g *growth, start, end uint64) error {
+	for g.size < end {
+		err := c.Entries(g.size, end, func(_ uint64, entry []byte) error {
+			c.report.Entries++
+			return c.addLeaf(g, LeafHash(entry))
+		})
+		if err == nil {
+			return nil
+		}
+		if err := c.note(err); err != nil {
+			return err
+		}
+		hash, err := c.LeafHash(g.size)
+		if err := c.note(err); err != nil {
+			return err
+		}
+		if err := c.addLeaf(g, hash); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) addLeaf(g *growth, hash Hash) error {
+	c.want.add(c.secret, c.tree.id.leaf(hash, g.size))
+	return g.add(0, hash)
+}
+
+func (c *checker) compareTile(level int, index uint64, want []byte) error {
+	c.report.Tiles++
+	width := len(want) / HashSize
+	have, err := readTile(c.snap, c.tree.id, level, index, width)
+	if err != nil {
+		return c.note(c.tileError(level, index, err))
+	}
+	if bytes.Equal(have[:len(want)], want) {
+		return nil
+	}
+	for i := range width {
+		if !bytes.Equal(have[i*HashSize:(i+1)*HashSize], want[i*HashSize:(i+1)*HashSize]) {
+			first := (index*tileWidth + uint64(i)) << (tileHeight * level)
+			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "differs from the entries, first at hash %d (entry %d)", i, first)
+		}
+	}
+	return nil
+}
+
+// strayTiles looks for tiles and entries beyond the head.
+func (c *checker) strayTiles(context.Context) error {
+	size := c.state.Head.Size
+	_, upper := c.tree.id.all(keyEntry)
+	if err := c.rows(c.tree.id.entry(size), upper, func(key, _ []byte) error {
+		index, _ := lastUint64(key)
+		if index < c.tree.State().Head.Size { // committed since the view was made
+			return nil
+		}
+		return c.problem(fmt.Sprintf("entry %d", index), "stands beyond the head")
+	}); err != nil {
+		return err
+	}
+	var tiles uint64
+	lower, upper := c.tree.id.all(keyTile)
+	if err := c.rows(lower, upper, func(key, value []byte) error {
+		level, index := int(key[9]), binary.BigEndian.Uint64(key[10:])
+		now := c.tree.State().Head.Size
+		if len(value) == 0 || len(value)%HashSize != 0 || len(value)/HashSize > widthAt(now, level, index) {
+			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "stands beyond the head")
+		}
+		tiles++
+		return nil
+	}); err != nil {
+		return err
+	}
+	return nil
+}
+
+// leaves holds the leaf index against the entries, as sets: both are read in their own
+// order and compared by fingerprint. Only if those differ are rows looked up one by one.
+func (c *checker) leaves(ctx context.Context) error {
+	lower, upper := c.tree.id.all(keyLeaf)
+	if err := c.rows(lower, upper, func(key, _ []byte) error {
+		if index, _ := lastUint64(key); index < c.state.Head.Size || index >= c.tree.State().Head.Size {
+			c.have.add(c.secret, key)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	if c.want == c.have {
+		return nil
+	}
+	found := len(c.report.Problems)
+	if err := c.rows(lower, upper, func(key, _ []byte) error {
+		index, _ := lastUint64(key)
+		if index >= c.tree.State().Head.Size {
+			return c.problem("leaf index", "has a row for entry %d, beyond the head", index)
+		}
+		if index >= c.state.Head.Size {
+			return nil
+		}
+		if hash, err := c.LeafHash(index); err != nil {
+			return c.note(err)
+		} else if !bytes.Equal(key, c.tree.id.leaf(hash, index)) {
+			return c.problem("leaf index", "has a wrong row for entry %d", index)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for index := range c.state.Head.Size {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		hash, err := c.LeafHash(index)
+		if err != nil {
+			return c.note(err)
+		}
+		if _, err := get(c.snap, c.tree.id.leaf(hash, index)); errors.Is(err, pebble.ErrNotFound) {
+			if err := c.problem("leaf index", "has no row for entry %d", index); err != nil {
+				return err
+			}
+		} else if err != nil {
+			return c.readError("leaf index", err)
+		}
+	}
+	if len(c.report.Problems) == found {
+		return c.problem("leaf index", "differs from the entries")
+	}
+	return nil
+}
+
+func (c *checker) rows(lower, upper []byte, yield func(key, value []byte) error) (err error) {
+	it, err := c.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := yield(it.Key(), it.Value()); err != nil {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return c.note(c.readError(fmt.Sprintf("table %q", lower[:1]), err))
+	}
+	return nil
+}
+
+// fingerprint is the sum modulo 2^128 of keyed hashes: equal for equal sets, in any
+// order.
+type fingerprint struct{ hi, lo uint64 }
+
+func (f *fingerprint) add(secret [16]byte, row []byte) {
+	var b [64]byte
+	n := copy(b[:], secret[:])
+	n += copy(b[n:], row)
+	h := sha256.Sum256(b[:n])
+	var carry uint64
+	f.lo, carry = bits.Add64(f.lo, binary.BigEndian.Uint64(h[8:]), 0)
+	f.hi, _ = bits.Add64(f.hi, binary.BigEndian.Uint64(h[:]), carry)
+}

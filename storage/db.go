@@ -1,0 +1,416 @@
+package storage
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// Errors of Create and Open, to be tested with errors.Is.
+var (
+	ErrExists   = errors.New("already exists")
+	ErrNotExist = errors.New("does not exist")
+	// ErrLocked: another process has the database open.
+	ErrLocked = errors.New("locked by another process")
+)
+
+// FormatError is returned by Open for a database that this version cannot read.
+type FormatError struct{ Found string }
+
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("data has the format %s, and this version of understudy reads only %s %d: use the version that wrote it",
+		e.Found, formatName, formatVersion)
+}
+
+// Options are the settings of a database. The zero value is good.
+type Options struct {
+	// FS is the file system; nil is the machine's. Tests inject faults here.
+	FS vfs.FS
+	// Logger receives what goes wrong in the background; nil discards it.
+	Logger *slog.Logger
+	// CacheBytes is the size of the block cache; 0 is 64 MiB.
+	CacheBytes int64
+	// Fatal is called when the disk refused a write or a sync: what is in memory may
+	// no longer be what is on disk, so the process must end, and opening the database
+	// again recovers. It should not return. Nil panics.
+	Fatal func(error)
+	// ReadOnly opens for reading alone; it still needs the lock.
+	ReadOnly bool
+}
+
+// DB is one database: trees by origin. Its methods may be called concurrently; close
+// it only after every reader has stopped.
+type DB struct {
+	pebble *pebble.DB
+	fs     vfs.FS
+	lock   *pebble.Lock
+	logger *slog.Logger
+	fatal  func(error)
+	tiles  *lru.Cache[tileKey, *fullTile]
+
+	mu    sync.Mutex // guards trees and the numbering of new ones
+	trees map[string]*Tree
+
+	dead atomic.Pointer[error] // the first fatal error
+}
+
+// Tuned for entries of 0.5 to 5 KB that are written once, in order, and read mostly by
+// bundles of 256; docs/decisions.md has the measurements.
+const (
+	defaultCacheBytes = 64 << 20
+	memTableBytes     = 32 << 20
+	blockBytes        = 32 << 10
+	targetFileBytes   = 64 << 20
+	cachedTiles       = 2048 // expanded full tiles, 16 KiB each
+)
+
+func (o Options) pebble(db *DB) *pebble.Options {
+	cacheBytes := o.CacheBytes
+	if cacheBytes == 0 {
+		cacheBytes = defaultCacheBytes
+	}
+	p := &pebble.Options{
+		FS:                          db.fs,
+		CacheSize:                   cacheBytes,
+		ReadOnly:                    o.ReadOnly,
+		FormatMajorVersion:          pebble.FormatTableFormatV6,
+		MemTableSize:                memTableBytes,
+		MemTableStopWritesThreshold: 3,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       24,
+		LBaseMaxBytes:               256 << 20,
+		MaxOpenFiles:                1000,
+		BytesPerSync:                1 << 20,
+		WALBytesPerSync:             1 << 20,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      pebbleLogger{db},
+		EventListener: &pebble.EventListener{
+			BackgroundError: func(err error) { db.fail(err) },
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				db.logger.Error("stored data is damaged; run `understudy check`", "file", info.Path, "error", info.Details)
+			},
+		},
+	}
+	p.TargetFileSizes[0] = targetFileBytes
+	for i := range p.TargetFileSizes {
+		p.TargetFileSizes[i] = targetFileBytes
+	}
+	for i := range p.Levels {
+		p.Levels[i] = pebble.LevelOptions{
+			BlockSize:    blockBytes,
+			Compression:  func() *sstable.CompressionProfile { return sstable.ZstdCompression },
+			FilterPolicy: bloom.FilterPolicy(10),
+		}
+		p.Levels[i].EnsureL0Defaults()
+	}
+	return p
+}
+
+// Exists says whether dir holds a database.
+func Exists(dir string, o Options) (bool, error) {
+	desc, err := pebble.Peek(dir, fileSystem(o))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look into %s: %w", dir, err)
+	}
+	return desc.Exists, nil
+}
+
+// Create makes a new, empty database in dir and opens it. It returns ErrExists if
+// there is one.
+func Create(dir string, o Options) (*DB, error) {
+	if err := fileSystem(o).MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("create database: %w", err)
+	}
+	db, err := open(dir, o, func(p *pebble.Options) { p.ErrorIfExists = true })
+	if err != nil {
+		return nil, fmt.Errorf("create database: %w", err)
+	}
+	if err := db.pebble.Set([]byte{keyFormat}, formatRecord(), pebble.Sync); err != nil {
+		return nil, errors.Join(fmt.Errorf("write format: %w", err), db.Close())
+	}
+	return db, nil
+}
+
+// Open opens the database in dir and loads its trees; it costs O(log n) for each. It
+// returns ErrNotExist, ErrLocked or a *FormatError if it cannot.
+func Open(dir string, o Options) (*DB, error) {
+	db, err := open(dir, o, func(p *pebble.Options) { p.ErrorIfNotExists = true })
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	if err := db.load(o.ReadOnly); err != nil {
+		return nil, errors.Join(fmt.Errorf("open database %s: %w", dir, err), db.Close())
+	}
+	return db, nil
+}
+
+func fileSystem(o Options) vfs.FS {
+	if o.FS != nil {
+		return o.FS
+	}
+	return vfs.Default
+}
+
+func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
+	db := &DB{fs: fileSystem(o), logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}}
+	if db.logger == nil {
+		db.logger = slog.New(slog.DiscardHandler)
+	}
+	if db.tiles, err = lru.New[tileKey, *fullTile](cachedTiles); err != nil {
+		return nil, err
+	}
+	lock, err := lockDirectory(dir, db.fs)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	p := o.pebble(db)
+	p.Lock, db.lock = lock, lock
+	mode(p)
+	defer db.recoverFatal(&err)
+	db.pebble, err = pebble.Open(dir, p)
+	switch {
+	case err == nil:
+		return db, nil
+	case errors.Is(err, pebble.ErrDBAlreadyExists):
+		return nil, fmt.Errorf("%s: %w", dir, ErrExists)
+	case errors.Is(err, pebble.ErrDBDoesNotExist):
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotExist)
+	}
+	return nil, fmt.Errorf("%s: %w", dir, err)
+}
+
+func lockDirectory(dir string, files vfs.FS) (*pebble.Lock, error) {
+	lock, err := pebble.LockDirectory(dir, files)
+	var pathError *fs.PathError
+	switch {
+	case err == nil:
+		return lock, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%s: %w", dir, ErrNotExist)
+	case errors.As(err, &pathError):
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	// What is left is the answer of the lock call itself.
+	return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
+}
+
+func formatRecord() []byte { return append([]byte(formatName), formatVersion) }
+
+func (db *DB) load(readOnly bool) error {
+	format, err := db.get([]byte{keyFormat})
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		// Create crashed before its first write, or this is somebody else's database.
+		if empty, err := db.empty(); err != nil || !empty {
+			return errors.Join(&FormatError{Found: "unknown"}, err)
+		}
+		if readOnly {
+			return nil
+		}
+		return db.pebble.Set([]byte{keyFormat}, formatRecord(), pebble.Sync)
+	case err != nil:
+		return err
+	case string(format) != string(formatRecord()):
+		return &FormatError{Found: fmt.Sprintf("%q", format)}
+	}
+	return db.eachOrigin(func(origin string, id treeID) error {
+		t, err := loadTree(db, origin, id)
+		if err != nil {
+			// STYLE 8: a damaged tree stops that tree, not the others.
+			db.logger.Error("tree cannot be opened", "origin", origin, "error", err)
+			t = &Tree{db: db, origin: origin, id: id, damaged: err}
+		}
+		db.trees[origin] = t
+		return nil
+	})
+}
+
+func (db *DB) empty() (bool, error) {
+	it, err := db.pebble.NewIter(nil)
+	if err != nil {
+		return false, err
+	}
+	empty := !it.First()
+	return empty, it.Close()
+}
+
+func (db *DB) eachOrigin(f func(origin string, id treeID) error) (err error) {
+	it, err := db.pebble.NewIter(&pebble.IterOptions{LowerBound: []byte{keyOrigin}, UpperBound: []byte{keyOrigin + 1}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		if len(it.Value()) != 8 {
+			return fmt.Errorf("number of tree %q: %w", it.Key()[1:], errRecord)
+		}
+		if err := f(string(it.Key()[1:]), treeID(binary.BigEndian.Uint64(it.Value()))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Close closes the database. Every View must have been closed, and no method may run.
+func (db *DB) Close() (err error) {
+	defer db.recoverFatal(&err)
+	return errors.Join(db.pebble.Close(), db.lock.Close())
+}
+
+// Backup writes a consistent copy of the database into dir, which must not exist. It
+// may be called while the database is in use; what was committed before is in it.
+func (db *DB) Backup(dir string) (err error) {
+	defer db.recoverFatal(&err)
+	if _, err := db.fs.Stat(dir); err == nil {
+		return fmt.Errorf("back up to %s: %w", dir, ErrExists)
+	}
+	if err := db.fs.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return fmt.Errorf("back up: %w", err)
+	}
+	if err := db.pebble.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
+		return fmt.Errorf("back up to %s: %w", dir, err)
+	}
+	return nil
+}
+
+// DiskUsage returns the bytes that the database takes on disk.
+func (db *DB) DiskUsage() uint64 { return db.pebble.Metrics().DiskSpaceUsage() }
+
+// Origins returns the origins of all trees, sorted.
+func (db *DB) Origins() []string {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	origins := make([]string, 0, len(db.trees))
+	for origin := range db.trees {
+		origins = append(origins, origin)
+	}
+	slices.Sort(origins)
+	return origins
+}
+
+// CreateTree makes the empty tree of an origin, durably. It returns ErrExists if there
+// is one.
+func (db *DB) CreateTree(origin string) (_ *Tree, err error) {
+	defer db.recoverFatal(&err)
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if _, ok := db.trees[origin]; ok {
+		return nil, fmt.Errorf("tree of %q: %w", origin, ErrExists)
+	}
+	id := treeID(1)
+	for _, t := range db.trees {
+		id = max(id, t.id+1)
+	}
+	t := newTree(db, origin, id, &State{Head: Head{Root: emptyRoot()}})
+	b := db.pebble.NewBatch()
+	defer b.Close()
+	key := append([]byte{keyOrigin}, origin...)
+	if err := errors.Join(
+		b.Set(key, binary.BigEndian.AppendUint64(nil, uint64(id)), nil),
+		b.Set(id.head(), encodeState(t.State()), nil),
+		b.Commit(pebble.Sync),
+	); err != nil {
+		return nil, fmt.Errorf("create tree of %q: %w", origin, err)
+	}
+	db.trees[origin] = t
+	return t, nil
+}
+
+// OpenTree returns the tree of an origin. It returns ErrNotExist if there is none, and
+// the cause if the tree's state could not be read.
+func (db *DB) OpenTree(origin string) (*Tree, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	t, ok := db.trees[origin]
+	if !ok {
+		return nil, fmt.Errorf("tree of %q: %w", origin, ErrNotExist)
+	}
+	if t.damaged != nil {
+		return nil, fmt.Errorf("tree of %q: %w", origin, t.damaged)
+	}
+	return t, nil
+}
+
+func (db *DB) get(key []byte) ([]byte, error) { return get(db.pebble, key) }
+
+func get(r pebble.Reader, key []byte) ([]byte, error) {
+	v, closer, err := r.Get(key)
+	if err != nil {
+		return nil, err
+	}
+	out := append([]byte(nil), v...)
+	return out, closer.Close()
+}
+
+// fatalError marks a panic out of Pebble's Fatalf.
+type fatalError struct{ error }
+
+func (e fatalError) Unwrap() error { return e.error }
+
+// fail reports an error after which the process must end.
+func (db *DB) fail(err error) {
+	if !db.dead.CompareAndSwap(nil, &err) {
+		return
+	}
+	db.logger.Error("the disk failed; stopping", "error", err)
+	if db.fatal != nil {
+		db.fatal(err)
+	}
+}
+
+// Err returns the error after which the process must end, or nil.
+func (db *DB) Err() error {
+	if err := db.dead.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// recoverFatal turns Pebble's Fatalf on this goroutine into an error.
+func (db *DB) recoverFatal(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case fatalError:
+		*err = r
+	default:
+		panic(r)
+	}
+}
+
+// pebbleLogger receives Pebble's log lines: progress is dropped, trouble is kept.
+type pebbleLogger struct{ db *DB }
+
+func (l pebbleLogger) Infof(string, ...any) {}
+
+func (l pebbleLogger) Errorf(format string, args ...any) {
+	l.db.logger.Log(context.Background(), slog.LevelError, fmt.Sprintf(format, args...))
+}
+
+// Fatalf is called by Pebble when a WAL or MANIFEST write or sync failed. It must not
+// return.
+func (l pebbleLogger) Fatalf(format string, args ...any) {
+	err := fmt.Errorf(format, args...)
+	l.db.fail(err)
+	panic(fatalError{err})
+}

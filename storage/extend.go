@@ -1,0 +1,306 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+)
+
+// Errors of Advance and Extend, to be tested with errors.Is. Nothing has changed when
+// they are returned.
+var (
+	// ErrRollback: the checkpoint is of an older, smaller tree.
+	ErrRollback = errors.New("checkpoint is smaller than the newest one held")
+	// ErrInconsistent: the proof does not tie the new tree to the old one. It is no
+	// evidence: the proof may be what is wrong.
+	ErrInconsistent = errors.New("consistency is not proven")
+	// ErrFork: the checkpoint has the size of one that is held, and another root.
+	ErrFork = errors.New("another root for the same size is signed")
+	// ErrQuarantined: upstream signed irreconcilable checkpoints; the tree is closed
+	// for changes.
+	ErrQuarantined = errors.New("log is quarantined")
+	// ErrNotHeld: the entries or hashes asked for are beyond what is held.
+	ErrNotHeld = errors.New("not held")
+)
+
+// A Seal is what ties the next head to a signed checkpoint.
+type Seal struct {
+	// Checkpoint is signed, and its signature verified. It is the pending one, or, for a
+	// log of our own, a new one for exactly the next head.
+	Checkpoint Checkpoint
+	// Precedes is the consistency proof from the next head to Checkpoint; empty if they
+	// are equal.
+	Precedes []Hash
+}
+
+// verifyPrecedes proves that the tree of head equals that of next or is its prefix. An
+// empty tree precedes every tree.
+func verifyPrecedes(head, next Head, hashes []Hash) error {
+	switch {
+	case head.Size > next.Size:
+		return fmt.Errorf("size %d is greater than %d: %w", head.Size, next.Size, ErrInconsistent)
+	case head.Size == next.Size && head.Root != next.Root:
+		return fmt.Errorf("root at size %d is %v, want %v: %w", head.Size, head.Root, next.Root, ErrInconsistent)
+	case head.Size == next.Size || head.Size == 0:
+		if len(hashes) != 0 {
+			return fmt.Errorf("proof from size %d to %d must be empty: %w", head.Size, next.Size, ErrInconsistent)
+		}
+		return nil
+	}
+	raw := make([][]byte, len(hashes))
+	for i := range hashes {
+		raw[i] = hashes[i][:]
+	}
+	err := proof.VerifyConsistency(rfc6962.DefaultHasher, head.Size, next.Size, raw, head.Root[:], next.Root[:])
+	if err != nil {
+		return fmt.Errorf("from size %d to %d: %w: %w", head.Size, next.Size, ErrInconsistent, err)
+	}
+	return nil
+}
+
+// Extend appends entries and returns the new state once it is durable. It computes the
+// next head and calls seal with it; seal does no I/O, returns the checkpoint that next
+// equals or precedes, and refuses by returning an error. Entries, tiles, index, proof
+// and head go into one synced batch: all of it is there after a crash, or nothing.
+//
+// Extend verifies the proof of the seal, never a signature. The entries are not kept.
+func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *State, err error) {
+	defer t.db.recoverFatal(&err)
+	t.write.Lock()
+	defer t.write.Unlock()
+	old := t.State()
+	if old.Evidence != nil {
+		return nil, fmt.Errorf("extend %q: %w", t.origin, ErrQuarantined)
+	}
+	b := t.db.pebble.NewBatchWithSize(batchBytes(entries))
+	defer b.Close()
+	edge, err := t.stage(b, old.Head.Size, entries)
+	if err != nil {
+		return nil, fmt.Errorf("extend %q: %w", t.origin, err)
+	}
+	next := Head{Size: old.Head.Size + uint64(len(entries)), Root: edge.root()}
+	sealed, err := seal(next)
+	if err != nil {
+		return nil, fmt.Errorf("seal size %d: %w", next.Size, err)
+	}
+	s, err := old.sealed(next, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("seal size %d: %w", next.Size, err)
+	}
+	if err := t.commit(b, s); err != nil {
+		return nil, fmt.Errorf("extend %q to size %d: %w", t.origin, next.Size, err)
+	}
+	t.edge = edge
+	t.publish(s)
+	return s, nil
+}
+
+// sealed returns the state after growing to next under a seal.
+func (s *State) sealed(next Head, seal Seal) (*State, error) {
+	c := seal.Checkpoint
+	if c.ref() != s.Pending.ref() {
+		// A new checkpoint is consistent with the pending one only because the tree that it
+		// signs was grown from the pending one by our own hand.
+		if s.Pending.Raw != nil && s.Head != s.Pending.Head {
+			return nil, fmt.Errorf("a new checkpoint while the pending one is incomplete: %w", ErrInconsistent)
+		}
+		if c.Raw == nil || c.Head != next {
+			return nil, fmt.Errorf("checkpoint is not for the next head: %w", ErrInconsistent)
+		}
+	}
+	if err := verifyPrecedes(next, c.Head, seal.Precedes); err != nil {
+		return nil, err
+	}
+	n := &State{Head: next, Pending: c, Mirrored: s.Mirrored, precedes: seal.Precedes}
+	n.settle()
+	return n, nil
+}
+
+// settle makes the pending checkpoint the mirror checkpoint once all of it is held.
+func (s *State) settle() {
+	if s.Head == s.Pending.Head && s.Pending.Raw != nil {
+		s.Mirrored = s.Pending
+	}
+}
+
+func batchBytes(entries [][]byte) int {
+	n := 64 << 10
+	for _, e := range entries {
+		n += len(e) + 128
+	}
+	return n
+}
+
+// stage puts the rows of new entries into a batch and returns the tree's new border.
+func (t *Tree) stage(b *pebble.Batch, size uint64, entries [][]byte) (edge, error) {
+	g := growth{size: size, edge: t.edge.clone(), put: func(level int, index uint64, raw []byte) error {
+		return b.Set(t.id.tile(level, index), raw, nil)
+	}}
+	for i, entry := range entries {
+		index := size + uint64(i)
+		op := b.SetDeferred(17, 1+len(entry))
+		copy(op.Key, t.id.entry(index))
+		op.Value[0] = codecPlain
+		copy(op.Value[1:], entry)
+		if err := op.Finish(); err != nil {
+			return nil, err
+		}
+		hash := LeafHash(entry)
+		if err := b.Set(t.id.leaf(hash, index), nil, nil); err != nil {
+			return nil, err
+		}
+		if err := g.add(0, hash); err != nil {
+			return nil, err
+		}
+	}
+	return g.edge, g.finish()
+}
+
+// Advance makes c the pending checkpoint once it is durable. The caller has verified
+// its signature. consistency is the proof from the pending checkpoint to c, and
+// precedes the one from Head to c (empty where the first size is 0 or equal).
+//
+// It is the only way, beside a seal, by which an origin moves: forward. It returns
+// ErrRollback, ErrFork, ErrInconsistent or ErrQuarantined when it refuses.
+func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, err error) {
+	defer t.db.recoverFatal(&err)
+	t.write.Lock()
+	defer t.write.Unlock()
+	old := t.State()
+	switch {
+	case old.Evidence != nil:
+		return nil, fmt.Errorf("advance %q: %w", t.origin, ErrQuarantined)
+	case old.Pending.Raw == nil:
+		if len(consistency)+len(precedes) != 0 {
+			return nil, fmt.Errorf("first checkpoint with a proof: %w", ErrInconsistent)
+		}
+		if c.Size == 0 && c.Root != emptyRoot() {
+			return nil, fmt.Errorf("checkpoint of size 0 has the root %v: %w", c.Root, ErrInconsistent)
+		}
+	case c.Size < old.Pending.Size:
+		return nil, fmt.Errorf("size %d after %d: %w", c.Size, old.Pending.Size, ErrRollback)
+	case c.Size == old.Pending.Size && c.Root != old.Pending.Root:
+		return nil, fmt.Errorf("size %d: %w", c.Size, ErrFork)
+	default:
+		if err := verifyPrecedes(old.Pending.Head, c.Head, consistency); err != nil {
+			return nil, err
+		}
+		if err := verifyPrecedes(old.Head, c.Head, precedes); err != nil {
+			return nil, err
+		}
+	}
+	s := &State{Head: old.Head, Pending: c, Mirrored: old.Mirrored, precedes: precedes}
+	s.settle()
+	b := t.db.pebble.NewBatch()
+	defer b.Close()
+	if err := t.commit(b, s); err != nil {
+		return nil, fmt.Errorf("advance %q to size %d: %w", t.origin, c.Size, err)
+	}
+	t.publish(s)
+	return s, nil
+}
+
+// commit is the one place that makes a state durable.
+func (t *Tree) commit(b *pebble.Batch, s *State) error {
+	if err := t.db.Err(); err != nil {
+		return err
+	}
+	if err := t.archive(b, &s.Pending); err != nil {
+		return err
+	}
+	if s.Mirrored.Raw != nil && s.Mirrored.ref() == s.Pending.ref() {
+		s.Mirrored = s.Pending
+	}
+	if err := b.Set(t.id.head(), encodeState(s), nil); err != nil {
+		return err
+	}
+	t.saved = s.Pending.LastSeen
+	return b.Commit(pebble.Sync)
+}
+
+// archive writes a checkpoint's row. If the archive has its text, the first raw bytes
+// and the first time stay, and c becomes what the row says.
+func (t *Tree) archive(b *pebble.Batch, c *Checkpoint) error {
+	key := t.id.checkpoint(c.Head, c.textHash())
+	switch raw, err := t.db.get(key); {
+	case err == nil:
+		held, err := decodeCheckpoint(c.Head, raw)
+		if err != nil {
+			return fmt.Errorf("read checkpoint of size %d: %w", c.Size, err)
+		}
+		held.LastSeen = later(held.LastSeen, c.LastSeen)
+		*c = held
+	case !errors.Is(err, pebble.ErrNotFound):
+		return fmt.Errorf("read checkpoint of size %d: %w", c.Size, err)
+	}
+	return b.Set(key, encodeCheckpoint(*c), nil)
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// seenInterval is how often the last time that a checkpoint was seen is persisted.
+const seenInterval = time.Minute
+
+// Seen records that upstream vouched for the pending checkpoint again. It is persisted
+// about once a minute, without waiting for the disk.
+func (t *Tree) Seen(at time.Time) (err error) {
+	defer t.db.recoverFatal(&err)
+	t.write.Lock()
+	defer t.write.Unlock()
+	old := t.State()
+	if old.Pending.Raw == nil || !at.After(old.Pending.LastSeen) {
+		return nil
+	}
+	s := *old
+	s.Pending.LastSeen = at
+	if s.Mirrored.ref() == s.Pending.ref() {
+		s.Mirrored.LastSeen = at
+	}
+	t.state.Store(&s)
+	if at.Sub(t.saved) < seenInterval {
+		return nil
+	}
+	t.saved = at
+	return t.db.pebble.Set(t.id.checkpoint(s.Pending.Head, s.Pending.textHash()), encodeCheckpoint(s.Pending), pebble.NoSync)
+}
+
+// Archive keeps a verified checkpoint that does not move the tree: an older one, or one
+// that quarantines the log.
+func (t *Tree) Archive(c Checkpoint) (err error) {
+	defer t.db.recoverFatal(&err)
+	t.write.Lock()
+	defer t.write.Unlock()
+	b := t.db.pebble.NewBatch()
+	defer b.Close()
+	if err := t.archive(b, &c); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
+// Quarantine keeps the evidence and closes the tree for changes. The first evidence
+// stays.
+func (t *Tree) Quarantine(ev Evidence) (err error) {
+	defer t.db.recoverFatal(&err)
+	t.write.Lock()
+	defer t.write.Unlock()
+	s := *t.State()
+	if s.Evidence != nil {
+		return nil
+	}
+	s.Evidence = &ev
+	if err := t.db.pebble.Set(t.id.evidence(), encodeEvidence(&ev), pebble.Sync); err != nil {
+		return fmt.Errorf("quarantine %q: %w", t.origin, err)
+	}
+	t.publish(&s)
+	return nil
+}

@@ -1,0 +1,122 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+// Tree is the append-only Merkle tree of one origin. Its methods may be called
+// concurrently; changes are made one at a time.
+type Tree struct {
+	db      *DB
+	origin  string
+	id      treeID
+	damaged error // why the tree could not be loaded; nothing else is set then
+
+	state atomic.Pointer[State]
+
+	write sync.Mutex // held through every change; guards the fields below
+	edge  edge
+	saved time.Time // last time LastSeen of the pending checkpoint was persisted
+
+	watch   sync.Mutex // guards changed
+	changed chan struct{}
+}
+
+func newTree(db *DB, origin string, id treeID, s *State) *Tree {
+	t := &Tree{db: db, origin: origin, id: id, changed: make(chan struct{})}
+	t.state.Store(s)
+	return t
+}
+
+func loadTree(db *DB, origin string, id treeID) (*Tree, error) {
+	raw, err := db.get(id.head())
+	if err != nil {
+		return nil, fmt.Errorf("read head record: %w", err)
+	}
+	s, pending, mirrored, err := decodeState(raw)
+	if err != nil {
+		return nil, fmt.Errorf("read head record: %w", err)
+	}
+	if s.Pending, err = readCheckpoint(db.pebble, id, pending); err != nil {
+		return nil, err
+	}
+	if s.Mirrored, err = readCheckpoint(db.pebble, id, mirrored); err != nil {
+		return nil, err
+	}
+	raw, err = db.get(id.evidence())
+	switch {
+	case err == nil:
+		if s.Evidence, err = decodeEvidence(raw); err != nil {
+			return nil, fmt.Errorf("read evidence: %w", err)
+		}
+	case !errors.Is(err, pebble.ErrNotFound):
+		return nil, fmt.Errorf("read evidence: %w", err)
+	}
+	t := newTree(db, origin, id, &s)
+	if t.edge, err = loadEdge(db.pebble, id, s.Head.Size); err != nil {
+		return nil, err
+	}
+	if root := t.edge.root(); root != s.Head.Root {
+		return nil, &DamageError{Place: "head", Problem: fmt.Sprintf("root at size %d is %v, but the tiles give %v", s.Head.Size, s.Head.Root, root)}
+	}
+	return t, s.verify()
+}
+
+// verify holds the head against its checkpoints.
+func (s *State) verify() error {
+	if s.Pending.Raw == nil {
+		if s.Head.Size != 0 {
+			return &DamageError{Place: "head", Problem: "has entries but no checkpoint"}
+		}
+		return nil
+	}
+	if err := verifyPrecedes(s.Head, s.Pending.Head, s.precedes); err != nil {
+		return &DamageError{Place: "head", Problem: "does not precede the pending checkpoint: " + err.Error()}
+	}
+	return nil
+}
+
+func readCheckpoint(r pebble.Reader, id treeID, ref checkpointRef) (Checkpoint, error) {
+	if !ref.present {
+		return Checkpoint{}, nil
+	}
+	raw, err := get(r, id.checkpoint(ref.head, ref.text))
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("read checkpoint of size %d: %w", ref.head.Size, err)
+	}
+	c, err := decodeCheckpoint(ref.head, raw)
+	if err == nil && c.textHash() != ref.text {
+		err = errRecord
+	}
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("read checkpoint of size %d: %w", ref.head.Size, err)
+	}
+	return c, nil
+}
+
+// Origin returns the first line of the log's checkpoints.
+func (t *Tree) Origin() string { return t.origin }
+
+// State returns what the tree holds now. It does no I/O.
+func (t *Tree) State() *State { return t.state.Load() }
+
+// Changed returns a channel that is closed at the next change of State.
+func (t *Tree) Changed() <-chan struct{} {
+	t.watch.Lock()
+	defer t.watch.Unlock()
+	return t.changed
+}
+
+func (t *Tree) publish(s *State) {
+	t.state.Store(s)
+	t.watch.Lock()
+	defer t.watch.Unlock()
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
