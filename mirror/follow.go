@@ -49,7 +49,7 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 	s := m.tree.State()
 	switch {
 	case s.Pending.Raw == nil:
-		return m.advance(c, next, nil, nil)
+		return m.first(ctx, c, next)
 	case c.Size < s.Pending.Size:
 		return m.older(ctx, s, next)
 	case c.Size == s.Pending.Size && next.Root != s.Pending.Root:
@@ -69,6 +69,21 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 		})
 	}
 	return m.newer(ctx, s, c, next)
+}
+
+// first accepts the first checkpoint ever: its tiles must hash to it. A log that signs
+// what it cannot show is not believed, or its mistake would make every later, honest
+// checkpoint look like a fork.
+func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Checkpoint) error {
+	tree, err := newUpstreamTree(ctx, m.source, next.Head)
+	if err != nil {
+		return err
+	}
+	if err := m.advance(c, next, nil, nil); err != nil {
+		return err
+	}
+	m.proof = tree
+	return nil
 }
 
 // newer proves that a larger checkpoint extends the pending one. Upstream's tiles are

@@ -131,6 +131,12 @@ func TestOpenToleratesOtherLines(t *testing.T) {
 	if _, err := Open(raw, v2Origin, []Key{pemKey(t, ec), pemKey(t, ed)}); err != nil {
 		t.Errorf("one of two keys: %v", err)
 	}
+	// A known key's signature does not count under another known key's name.
+	swapped := slices.Concat(must(base64.StdEncoding.DecodeString(strings.Fields(anotherLine)[2]))[:4], own[4:])
+	forged := []byte(text + "\n\n— " + v2Origin + " " + base64.StdEncoding.EncodeToString(swapped) + "\n")
+	if _, err := Open(forged, v2Origin, []Key{pemKey(t, ec), pemKey(t, ed)}); !badSignature(err) {
+		t.Errorf("one key's signature under another's ID: %v", err)
+	}
 	// A bad line by a known key is not outweighed by a good one, wherever it stands.
 	for _, sigs := range []string{sig + junk(v2Origin, string(own[:4])), junk(v2Origin, string(own[:4])) + sig} {
 		if _, err := Open([]byte(text+"\n\n"+sigs), v2Origin, keys); !badSignature(err) {

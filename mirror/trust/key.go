@@ -180,7 +180,7 @@ func validName(name string) bool {
 // origin is one; otherwise it returns the whole origin.
 func rekorV1Host(origin string) (host string, v1 bool) {
 	i := strings.LastIndex(origin, " - ")
-	if i <= 0 {
+	if i < 0 {
 		return origin, false
 	}
 	if _, err := strconv.ParseUint(origin[i+3:], 10, 64); err != nil {

@@ -74,6 +74,7 @@ func TestParseKeyRefuses(t *testing.T) {
 		"cosignature key":      cosigner,
 		"ML-DSA key":           mldsa,
 		"private key":          string(private),
+		"mislabelled PEM":      strings.ReplaceAll(string(pemOf(ec.Public())), "PUBLIC KEY", "CERTIFICATE"),
 		"two PEM blocks":       string(pemOf(ec.Public())) + string(pemOf(ec.Public())),
 		"text after PEM":       string(pemOf(ec.Public())) + "x",
 		"truncated PEM":        string(pemOf(ec.Public())[:100]),
@@ -84,6 +85,17 @@ func TestParseKeyRefuses(t *testing.T) {
 	} {
 		if k, err := ParseKey([]byte(key)); err == nil {
 			t.Errorf("%s: parsed %+v", name, k)
+		}
+	}
+}
+
+func TestPEMKeyNeedsAName(t *testing.T) {
+	key := signingKeys()["Ed25519"]
+	for _, origin := range []string{"go.sum database tree", "a+b"} {
+		raw := signV2("example.com", key, textOf(origin))
+		_, err := Open(raw, origin, []Key{pemKey(t, key)})
+		if err == nil || !strings.Contains(err.Error(), "verifier key") {
+			t.Errorf("%q: %v", origin, err)
 		}
 	}
 }

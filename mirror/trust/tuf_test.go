@@ -238,8 +238,9 @@ func TestFetchRootRefuses(t *testing.T) {
 		t.Error("took an expired timestamp")
 	}
 	server.set(true)
-	if _, err := (repository{server.URL, ours}).fetch(t.Context(), cache); err == nil {
-		t.Error("took an expired timestamp from the cache")
+	server.asked = 0
+	if _, err := (repository{server.URL, ours}).fetch(t.Context(), cache); err == nil || server.asked != 1 {
+		t.Errorf("an expired timestamp in the cache: %v, asked %d times", err, server.asked)
 	}
 }
 
