@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,7 +154,7 @@ func (m *Mirror) copyChunk(ctx context.Context, s *storage.State) error {
 // fetchChunk returns the next entries: whole bundles, except at the end of the tree. On
 // an error it also returns the entries of the bundles before the failed one.
 func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, error) {
-	at, size, bytes := s.Head.Size, s.Pending.Size, 0
+	at, size, chunk := s.Head.Size, s.Pending.Size, 0
 	m.ahead.prune(at, size)
 	if m.ahead.waiting() < aheadBytes {
 		for i, bundles := at, 0; i < size && bundles < aheadBundles; bundles++ {
@@ -163,7 +164,7 @@ func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, er
 		}
 	}
 	var entries [][]byte
-	for bundles := 0; at < size && bundles < chunkBundles && bytes < chunkBytes; bundles++ {
+	for bundles := 0; at < size && bundles < chunkBundles && chunk < chunkBytes; bundles++ {
 		id := bundleAt(at, size)
 		m.ahead.want(ctx, id)
 		bundle, err := m.ahead.take(ctx, id)
@@ -172,7 +173,7 @@ func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, er
 		}
 		for _, entry := range bundle[at%bundleWidth:] {
 			entries = append(entries, entry)
-			bytes += len(entry)
+			chunk += len(entry)
 			at++
 		}
 	}
@@ -208,14 +209,15 @@ func (m *Mirror) blame(tree *upstreamTree, start uint64, entries [][]byte, cause
 func (m *Mirror) verifySlice(tree *upstreamTree, start uint64, entries [][]byte) error {
 	bundle := start / bundleWidth
 	var whole [][]byte
-	v := m.tree.View()
-	defer v.Close()
-	err := v.Entries(bundle*bundleWidth, start, func(_ uint64, entry []byte) error {
-		whole = append(whole, append([]byte(nil), entry...))
-		return nil
-	})
-	if err != nil {
-		return &storageError{err}
+	if held := bundle * bundleWidth; held < start {
+		v := m.tree.View()
+		defer v.Close()
+		if err := v.Entries(held, start, func(_ uint64, entry []byte) error {
+			whole = append(whole, bytes.Clone(entry))
+			return nil
+		}); err != nil {
+			return &storageError{err}
+		}
 	}
 	return tree.verifyBundle(bundle, append(whole, entries...))
 }

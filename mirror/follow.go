@@ -40,7 +40,7 @@ func (m *Mirror) poll(ctx context.Context) error {
 // accept takes a checkpoint that is new to us: it verifies the signature, then that the
 // new tree extends the newest one that is held.
 func (m *Mirror) accept(ctx context.Context, raw []byte) error {
-	c, err := m.open(raw)
+	c, err := trust.Open(raw, m.cfg.Origin, m.keys)
 	if err != nil {
 		return err
 	}

@@ -54,8 +54,6 @@ type Config struct {
 	Origin string
 	// URL is the prefix of the upstream's tlog-tiles API.
 	URL string
-	// Keys verify the log's signature; at least one is needed.
-	Keys []trust.Key
 	// Tree is where the log is kept.
 	Tree *storage.Tree
 
@@ -68,8 +66,8 @@ type Config struct {
 	Metrics           *Metrics      // nil counts nothing
 }
 
-// Mirror follows one log and answers from its copy. Its methods may be called
-// concurrently; Run only once.
+// Mirror follows one log and answers from its copy. It answers from the moment it is made;
+// it follows while Run runs. Its methods may be called concurrently, Run only once.
 type Mirror struct {
 	cfg    Config
 	tree   *storage.Tree
@@ -77,6 +75,7 @@ type Mirror struct {
 	logger *slog.Logger
 
 	// Owned by Run.
+	keys  []trust.Key
 	ahead *ahead
 	proof *upstreamTree // of the pending checkpoint; nil until needed
 
@@ -89,9 +88,6 @@ type Mirror struct {
 
 // New returns the mirror of a log. It does no I/O.
 func New(cfg Config) (*Mirror, error) {
-	if len(cfg.Keys) == 0 {
-		return nil, fmt.Errorf("log %q has no key: give its public_key, or a trusted_root that lists it", cfg.Origin)
-	}
 	if cfg.Tree.Origin() != cfg.Origin {
 		return nil, fmt.Errorf("tree of %q given for the log %q", cfg.Tree.Origin(), cfg.Origin)
 	}
@@ -113,9 +109,7 @@ func New(cfg Config) (*Mirror, error) {
 		return nil, err
 	}
 	m.ahead = newAhead(m.source)
-	if c, err := m.open(cfg.Tree.State().Pending.Raw); err == nil {
-		m.frozen = c.Frozen()
-	}
+	m.frozen = trust.Frozen(cfg.Tree.State().Pending.Raw)
 	cfg.Metrics.watch(m)
 	return m, nil
 }
@@ -129,13 +123,11 @@ func (m *Mirror) Name() string { return m.cfg.Name }
 // Tree returns where the log is kept.
 func (m *Mirror) Tree() *storage.Tree { return m.tree }
 
-func (m *Mirror) open(raw []byte) (*trust.Checkpoint, error) {
-	return trust.Open(raw, m.cfg.Origin, m.cfg.Keys)
-}
-
-// Run follows the log until ctx ends; then it returns nil. It returns an error only when
-// the tree can no longer be read or written.
-func (m *Mirror) Run(ctx context.Context) error {
+// Run follows the log until ctx ends; then it returns nil. A checkpoint is good if one of
+// keys, which are the log's, signed it. It returns an error only when the tree can no
+// longer be read or written.
+func (m *Mirror) Run(ctx context.Context, keys []trust.Key) error {
+	m.keys = keys
 	defer m.ahead.reset()
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = min(500*time.Millisecond, m.cfg.Poll), maxBackoff

@@ -32,6 +32,7 @@ type stage struct {
 	disk   *vfs.MemFS
 	db     *storage.DB
 	mirror *mirror.Mirror
+	key    trust.Key
 	stop   func()
 	config func(*mirror.Config)
 }
@@ -61,11 +62,11 @@ func (s *stage) start() *stage {
 		tree, err = s.db.CreateTree(origin)
 	}
 	check(s.t, err)
-	key, err := trust.ParseKey([]byte(s.log.Key.Verifier()))
+	s.key, err = trust.ParseKey([]byte(s.log.Key.Verifier()))
 	check(s.t, err)
 	client, closeClient := synthetic.InMemory(s.log)
 	cfg := mirror.Config{
-		Name: "test", Origin: origin, URL: "http://upstream.example", Keys: []trust.Key{key}, Tree: tree,
+		Name: "test", Origin: origin, URL: "http://upstream.example", Tree: tree,
 		Poll: poll, RequestsPerSecond: 1e6, HTTPClient: client,
 	}
 	if s.config != nil {
@@ -89,7 +90,7 @@ func (s *stage) run() *stage {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := s.mirror.Run(ctx); err != nil {
+		if err := s.mirror.Run(ctx, []trust.Key{s.key}); err != nil {
 			s.t.Errorf("run: %v", err)
 		}
 	})
@@ -119,10 +120,8 @@ func (s *stage) close() {
 func (s *stage) check() {
 	s.t.Helper()
 	tree := s.mirror.Tree()
-	key, err := trust.ParseKey([]byte(s.log.Key.Verifier()))
-	check(s.t, err)
 	report, err := tree.Check(s.t.Context(), storage.CheckOptions{Verify: func(raw []byte) error {
-		_, err := trust.Open(raw, origin, []trust.Key{key})
+		_, err := trust.Open(raw, origin, []trust.Key{s.key})
 		return err
 	}})
 	check(s.t, err)

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"math/bits"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/transparency-dev/formats/log"
 )
 
@@ -45,7 +44,9 @@ var errTooMany = errors.New("too many problems")
 // costs O(n) reads in key order and little memory. The error is about reading; what is
 // wrong with the tree is in the report.
 func (t *Tree) Check(ctx context.Context, o CheckOptions) (Report, error) {
+	t.write.Lock() // so that the snapshot is of the state, to the row
 	v := t.View()
+	t.write.Unlock()
 	defer v.Close()
 	if o.MaxProblems == 0 {
 		o.MaxProblems = 100
@@ -71,6 +72,15 @@ type checker struct {
 	secret [16]byte
 	// Fingerprints of the set of leaf rows: as it should be, and as it is.
 	want, have fingerprint
+}
+
+// records are the rows of a state, but for its checkpoints.
+func (s *State) records() []byte {
+	b := encodeState(s)
+	if s.Evidence != nil {
+		b = append(b, encodeEvidence(s.Evidence)...)
+	}
+	return b
 }
 
 func (c *checker) problem(place, format string, args ...any) error {
@@ -125,6 +135,13 @@ func (c *checker) checkpoint(place string, row Checkpoint) error {
 }
 
 func (c *checker) head(context.Context) error {
+	stored, err := c.tree.db.loadState(c.snap, c.tree.id)
+	if err == nil && !bytes.Equal(stored.records(), c.state.records()) {
+		err = &DamageError{Place: "head record", Problem: "differs from the state in memory"}
+	}
+	if err := c.note(err); err != nil {
+		return err
+	}
 	if err := c.note(c.state.verify()); err != nil {
 		return err
 	}
@@ -200,9 +217,9 @@ func (c *checker) addLeaf(g *growth, hash Hash) error {
 func (c *checker) compareTile(level int, index uint64, want []byte) error {
 	c.report.Tiles++
 	width := len(want) / HashSize
-	have, err := readTile(c.snap, c.tree.id, level, index, width)
+	have, err := c.tree.db.readTile(c.snap, c.tree.id, level, index, width)
 	if err != nil {
-		return c.note(c.tileError(level, index, err))
+		return c.note(err)
 	}
 	if bytes.Equal(have[:len(want)], want) {
 		return nil
@@ -220,39 +237,31 @@ func (c *checker) compareTile(level int, index uint64, want []byte) error {
 func (c *checker) strayTiles(context.Context) error {
 	size := c.state.Head.Size
 	_, upper := c.tree.id.all(keyEntry)
-	if err := c.rows(c.tree.id.entry(size), upper, func(key, _ []byte) error {
+	if err := c.table(c.tree.id.entry(size), upper, func(key, _ []byte) error {
 		index, _ := lastUint64(key)
-		if index < c.tree.State().Head.Size { // committed since the view was made
-			return nil
-		}
 		return c.problem(fmt.Sprintf("entry %d", index), "stands beyond the head")
 	}); err != nil {
 		return err
 	}
-	var tiles uint64
 	lower, upper := c.tree.id.all(keyTile)
-	if err := c.rows(lower, upper, func(key, value []byte) error {
+	return c.table(lower, upper, func(key, value []byte) error {
+		if len(key) != 18 {
+			return c.problem("tiles", "have a key of %d bytes", len(key))
+		}
 		level, index := int(key[9]), binary.BigEndian.Uint64(key[10:])
-		now := c.tree.State().Head.Size
-		if len(value) == 0 || len(value)%HashSize != 0 || len(value)/HashSize > widthAt(now, level, index) {
+		if width := widthAt(size, level, index); len(value) > width*HashSize || width == 0 {
 			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "stands beyond the head")
 		}
-		tiles++
 		return nil
-	}); err != nil {
-		return err
-	}
-	return nil
+	})
 }
 
 // leaves holds the leaf index against the entries, as sets: both are read in their own
 // order and compared by fingerprint. Only if those differ are rows looked up one by one.
 func (c *checker) leaves(ctx context.Context) error {
 	lower, upper := c.tree.id.all(keyLeaf)
-	if err := c.rows(lower, upper, func(key, _ []byte) error {
-		if index, _ := lastUint64(key); index < c.state.Head.Size || index >= c.tree.State().Head.Size {
-			c.have.add(c.secret, key)
-		}
+	if err := c.table(lower, upper, func(key, _ []byte) error {
+		c.have.add(c.secret, key)
 		return nil
 	}); err != nil {
 		return err
@@ -261,13 +270,10 @@ func (c *checker) leaves(ctx context.Context) error {
 		return nil
 	}
 	found := len(c.report.Problems)
-	if err := c.rows(lower, upper, func(key, _ []byte) error {
+	if err := c.table(lower, upper, func(key, _ []byte) error {
 		index, _ := lastUint64(key)
-		if index >= c.tree.State().Head.Size {
-			return c.problem("leaf index", "has a row for entry %d, beyond the head", index)
-		}
 		if index >= c.state.Head.Size {
-			return nil
+			return c.problem("leaf index", "has a row for entry %d, beyond the head", index)
 		}
 		if hash, err := c.LeafHash(index); err != nil {
 			return c.note(err)
@@ -286,12 +292,11 @@ func (c *checker) leaves(ctx context.Context) error {
 		if err != nil {
 			return c.note(err)
 		}
-		if _, err := get(c.snap, c.tree.id.leaf(hash, index)); errors.Is(err, pebble.ErrNotFound) {
-			if err := c.problem("leaf index", "has no row for entry %d", index); err != nil {
+		if _, err := get(c.snap, c.tree.id.leaf(hash, index)); err != nil {
+			place := fmt.Sprintf("leaf index row of entry %d", index)
+			if err := c.note(c.tree.db.readError(place, err)); err != nil {
 				return err
 			}
-		} else if err != nil {
-			return c.readError("leaf index", err)
 		}
 	}
 	if len(c.report.Problems) == found {
@@ -300,21 +305,9 @@ func (c *checker) leaves(ctx context.Context) error {
 	return nil
 }
 
-func (c *checker) rows(lower, upper []byte, yield func(key, value []byte) error) (err error) {
-	it, err := c.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
-		if err := yield(it.Key(), it.Value()); err != nil {
-			return err
-		}
-	}
-	if err := it.Error(); err != nil {
-		return c.note(c.readError(fmt.Sprintf("table %q", lower[:1]), err))
-	}
-	return nil
+// table calls yield for every row of a table; one that cannot be read is a problem.
+func (c *checker) table(lower, upper []byte, yield func(key, value []byte) error) error {
+	return c.note(c.rows(lower, upper, func() string { return fmt.Sprintf("table %q", lower[:1]) }, yield))
 }
 
 // fingerprint is the sum modulo 2^128 of keyed hashes: equal for equal sets, in any

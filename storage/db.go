@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,7 +58,7 @@ type DB struct {
 	lock   *pebble.Lock
 	logger *slog.Logger
 	fatal  func(error)
-	tiles  *lru.Cache[tileKey, *fullTile]
+	tiles  *lru.Cache[tileKey, *expandedTile]
 
 	mu    sync.Mutex // guards trees and the numbering of new ones
 	trees map[string]*Tree
@@ -74,7 +73,7 @@ const (
 	memTableBytes     = 32 << 20
 	blockBytes        = 32 << 10
 	targetFileBytes   = 64 << 20
-	cachedTiles       = 2048 // expanded full tiles, 16 KiB each
+	cachedTiles       = 2048 // expanded, 16 KiB each
 )
 
 func (o Options) pebble(db *DB) *pebble.Options {
@@ -98,13 +97,17 @@ func (o Options) pebble(db *DB) *pebble.Options {
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      pebbleLogger{db},
 		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) { db.fail(err) },
+			BackgroundError: func(err error) {
+				// Damage does not end the process: it would be there after the next start, too.
+				if !pebble.IsCorruptionError(err) {
+					db.fail(err)
+				}
+			},
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				db.logger.Error("stored data is damaged; run `understudy check`", "file", info.Path, "error", info.Details)
 			},
 		},
 	}
-	p.TargetFileSizes[0] = targetFileBytes
 	for i := range p.TargetFileSizes {
 		p.TargetFileSizes[i] = targetFileBytes
 	}
@@ -134,7 +137,7 @@ func Exists(dir string, o Options) (bool, error) {
 // Create makes a new, empty database in dir and opens it. It returns ErrExists if
 // there is one.
 func Create(dir string, o Options) (*DB, error) {
-	if err := fileSystem(o).MkdirAll(dir, 0o755); err != nil {
+	if err := makeDirectory(fileSystem(o), dir); err != nil {
 		return nil, fmt.Errorf("create database: %w", err)
 	}
 	db, err := open(dir, o, func(p *pebble.Options) { p.ErrorIfExists = true })
@@ -172,7 +175,7 @@ func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) 
 	if db.logger == nil {
 		db.logger = slog.New(slog.DiscardHandler)
 	}
-	if db.tiles, err = lru.New[tileKey, *fullTile](cachedTiles); err != nil {
+	if db.tiles, err = lru.New[tileKey, *expandedTile](cachedTiles); err != nil {
 		return nil, err
 	}
 	lock, err := lockDirectory(dir, db.fs)
@@ -198,6 +201,25 @@ func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) 
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotExist)
 	}
 	return nil, fmt.Errorf("%s: %w", dir, err)
+}
+
+// makeDirectory makes a directory and its parents, durably.
+func makeDirectory(files vfs.FS, dir string) error {
+	parent := files.PathDir(dir)
+	if _, err := files.Stat(dir); err == nil || !errors.Is(err, fs.ErrNotExist) || parent == dir {
+		return err
+	}
+	if err := makeDirectory(files, parent); err != nil {
+		return err
+	}
+	if err := files.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	d, err := files.OpenDir(parent)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func lockDirectory(dir string, files vfs.FS) (*pebble.Lock, error) {
@@ -236,6 +258,9 @@ func (db *DB) load(readOnly bool) error {
 	}
 	return db.eachOrigin(func(origin string, id treeID) error {
 		t, err := loadTree(db, origin, id)
+		if db.Err() != nil {
+			return err
+		}
 		if err != nil {
 			// STYLE 8: a damaged tree stops that tree, not the others.
 			db.logger.Error("tree cannot be opened", "origin", origin, "error", err)
@@ -284,9 +309,6 @@ func (db *DB) Backup(dir string) (err error) {
 	defer db.recoverFatal(&err)
 	if _, err := db.fs.Stat(dir); err == nil {
 		return fmt.Errorf("back up to %s: %w", dir, ErrExists)
-	}
-	if err := db.fs.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fmt.Errorf("back up: %w", err)
 	}
 	if err := db.pebble.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
 		return fmt.Errorf("back up to %s: %w", dir, err)

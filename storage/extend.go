@@ -102,13 +102,16 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 // sealed returns the state after growing to next under a seal.
 func (s *State) sealed(next Head, seal Seal) (*State, error) {
 	c := seal.Checkpoint
+	if c.Raw == nil {
+		return nil, fmt.Errorf("no checkpoint: %w", ErrInconsistent)
+	}
 	if c.ref() != s.Pending.ref() {
 		// A new checkpoint is consistent with the pending one only because the tree that it
 		// signs was grown from the pending one by our own hand.
 		if s.Pending.Raw != nil && s.Head != s.Pending.Head {
 			return nil, fmt.Errorf("a new checkpoint while the pending one is incomplete: %w", ErrInconsistent)
 		}
-		if c.Raw == nil || c.Head != next {
+		if c.Head != next {
 			return nil, fmt.Errorf("checkpoint is not for the next head: %w", ErrInconsistent)
 		}
 	}
@@ -174,6 +177,8 @@ func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, er
 	switch {
 	case old.Evidence != nil:
 		return nil, fmt.Errorf("advance %q: %w", t.origin, ErrQuarantined)
+	case c.Raw == nil:
+		return nil, fmt.Errorf("advance %q: no checkpoint: %w", t.origin, ErrInconsistent)
 	case old.Pending.Raw == nil:
 		if len(consistency)+len(precedes) != 0 {
 			return nil, fmt.Errorf("first checkpoint with a proof: %w", ErrInconsistent)
@@ -209,6 +214,9 @@ func (t *Tree) commit(b *pebble.Batch, s *State) error {
 	if err := t.db.Err(); err != nil {
 		return err
 	}
+	if p := t.State().Pending; p.ref() == s.Pending.ref() { // what Seen noted is newer than the row
+		s.Pending.LastSeen = later(s.Pending.LastSeen, p.LastSeen)
+	}
 	if err := t.archive(b, &s.Pending); err != nil {
 		return err
 	}
@@ -225,17 +233,17 @@ func (t *Tree) commit(b *pebble.Batch, s *State) error {
 // archive writes a checkpoint's row. If the archive has its text, the first raw bytes
 // and the first time stay, and c becomes what the row says.
 func (t *Tree) archive(b *pebble.Batch, c *Checkpoint) error {
-	key := t.id.checkpoint(c.Head, c.textHash())
+	key, place := t.id.checkpoint(c.Head, c.textHash()), fmt.Sprintf("checkpoint of size %d", c.Size)
 	switch raw, err := t.db.get(key); {
 	case err == nil:
 		held, err := decodeCheckpoint(c.Head, raw)
 		if err != nil {
-			return fmt.Errorf("read checkpoint of size %d: %w", c.Size, err)
+			return &DamageError{Place: place, Problem: "is malformed"}
 		}
 		held.LastSeen = later(held.LastSeen, c.LastSeen)
 		*c = held
 	case !errors.Is(err, pebble.ErrNotFound):
-		return fmt.Errorf("read checkpoint of size %d: %w", c.Size, err)
+		return t.db.readError(place, err)
 	}
 	return b.Set(key, encodeCheckpoint(*c), nil)
 }
@@ -257,7 +265,7 @@ func (t *Tree) Seen(at time.Time) (err error) {
 	t.write.Lock()
 	defer t.write.Unlock()
 	old := t.State()
-	if old.Pending.Raw == nil || !at.After(old.Pending.LastSeen) {
+	if old.Pending.Raw == nil || old.Evidence != nil || !at.After(old.Pending.LastSeen) {
 		return nil
 	}
 	s := *old

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -17,26 +16,27 @@ const (
 	maxBundleEntry = 1<<16 - 1
 )
 
-// fullTile is a complete hash tile with the hashes of its inner nodes: node (h, i), at
-// height h above the tile's own hashes, stands at offset[h]+i.
-type fullTile [2*tileWidth - 1]Hash
+// expandedTile is a hash tile with the hashes of its complete inner nodes: node i at
+// height h above the tile's own hashes stands at nodeOffset(h)+i.
+type expandedTile [2*tileWidth - 1]Hash
 
 type tileKey struct {
 	tree  treeID
 	level int
 	index uint64
+	width int
 }
 
 func nodeOffset(height int) int { return 2*tileWidth - (2*tileWidth)>>height }
 
-func expand(raw []byte) *fullTile {
-	t := new(fullTile)
-	for i := range tileWidth {
+func expand(raw []byte) *expandedTile {
+	t, width := new(expandedTile), len(raw)/HashSize
+	for i := range width {
 		copy(t[i][:], raw[i*HashSize:])
 	}
-	for h := 1; h <= tileHeight; h++ {
+	for h := 1; width>>h > 0; h++ {
 		below, at := t[nodeOffset(h-1):], nodeOffset(h)
-		for i := range tileWidth >> h {
+		for i := range width >> h {
 			t[at+i] = NodeHash(below[2*i], below[2*i+1])
 		}
 	}
@@ -54,16 +54,14 @@ func foldHashes(raw []byte) Hash {
 }
 
 // readTile returns the stored bytes of a tile, at least the given width of them.
-func readTile(r pebble.Reader, id treeID, level int, index uint64, width int) ([]byte, error) {
+func (db *DB) readTile(r pebble.Reader, id treeID, level int, index uint64, width int) ([]byte, error) {
+	place := fmt.Sprintf("tile %d/%d", level, index)
 	raw, err := get(r, id.tile(level, index))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, &DamageError{Place: fmt.Sprintf("tile %d/%d", level, index), Problem: "is missing"}
-	}
 	if err != nil {
-		return nil, fmt.Errorf("read tile %d/%d: %w", level, index, err)
+		return nil, db.readError(place, err)
 	}
 	if len(raw)%HashSize != 0 || len(raw) > tileWidth*HashSize || len(raw) < width*HashSize {
-		return nil, &DamageError{Place: fmt.Sprintf("tile %d/%d", level, index), Problem: fmt.Sprintf("has %d bytes, want %d hashes", len(raw), width)}
+		return nil, &DamageError{Place: place, Problem: fmt.Sprintf("has %d bytes, want %d hashes", len(raw), width)}
 	}
 	return raw, nil
 }
@@ -88,7 +86,7 @@ func widthAt(size uint64, level int, index uint64) int {
 type edge [][]byte
 
 // loadEdge reads the border of the tree of the given size.
-func loadEdge(r pebble.Reader, id treeID, size uint64) (edge, error) {
+func (db *DB) loadEdge(id treeID, size uint64) (edge, error) {
 	var e edge
 	for level := 0; size>>(tileHeight*level) > 0 && level < tileHeight; level++ {
 		index := size >> (tileHeight * (level + 1))
@@ -97,7 +95,7 @@ func loadEdge(r pebble.Reader, id treeID, size uint64) (edge, error) {
 			e = append(e, nil)
 			continue
 		}
-		raw, err := readTile(r, id, level, index, width)
+		raw, err := db.readTile(db.pebble, id, level, index, width)
 		if err != nil {
 			return nil, err
 		}

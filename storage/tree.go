@@ -35,37 +35,47 @@ func newTree(db *DB, origin string, id treeID, s *State) *Tree {
 }
 
 func loadTree(db *DB, origin string, id treeID) (*Tree, error) {
-	raw, err := db.get(id.head())
+	s, err := db.loadState(db.pebble, id)
 	if err != nil {
-		return nil, fmt.Errorf("read head record: %w", err)
-	}
-	s, pending, mirrored, err := decodeState(raw)
-	if err != nil {
-		return nil, fmt.Errorf("read head record: %w", err)
-	}
-	if s.Pending, err = readCheckpoint(db.pebble, id, pending); err != nil {
 		return nil, err
 	}
-	if s.Mirrored, err = readCheckpoint(db.pebble, id, mirrored); err != nil {
-		return nil, err
-	}
-	raw, err = db.get(id.evidence())
-	switch {
-	case err == nil:
-		if s.Evidence, err = decodeEvidence(raw); err != nil {
-			return nil, fmt.Errorf("read evidence: %w", err)
-		}
-	case !errors.Is(err, pebble.ErrNotFound):
-		return nil, fmt.Errorf("read evidence: %w", err)
-	}
-	t := newTree(db, origin, id, &s)
-	if t.edge, err = loadEdge(db.pebble, id, s.Head.Size); err != nil {
+	t := newTree(db, origin, id, s)
+	if t.edge, err = db.loadEdge(id, s.Head.Size); err != nil {
 		return nil, err
 	}
 	if root := t.edge.root(); root != s.Head.Root {
 		return nil, &DamageError{Place: "head", Problem: fmt.Sprintf("root at size %d is %v, but the tiles give %v", s.Head.Size, s.Head.Root, root)}
 	}
 	return t, s.verify()
+}
+
+// loadState reads the head record, and the rows that it names.
+func (db *DB) loadState(r pebble.Reader, id treeID) (*State, error) {
+	raw, err := get(r, id.head())
+	if err != nil {
+		return nil, db.readError("head record", err)
+	}
+	s, pending, mirrored, err := decodeState(raw)
+	if err != nil {
+		return nil, &DamageError{Place: "head record", Problem: "cannot be used: " + err.Error()}
+	}
+	if s.Pending, err = db.readCheckpoint(r, id, pending); err != nil {
+		return nil, err
+	}
+	if s.Mirrored, err = db.readCheckpoint(r, id, mirrored); err != nil {
+		return nil, err
+	}
+	raw, err = get(r, id.evidence())
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return &s, nil
+	case err != nil:
+		return nil, db.readError("evidence", err)
+	}
+	if s.Evidence, err = decodeEvidence(raw); err != nil {
+		return nil, &DamageError{Place: "evidence", Problem: "cannot be used: " + err.Error()}
+	}
+	return &s, nil
 }
 
 // verify holds the head against its checkpoints.
@@ -82,20 +92,18 @@ func (s *State) verify() error {
 	return nil
 }
 
-func readCheckpoint(r pebble.Reader, id treeID, ref checkpointRef) (Checkpoint, error) {
+func (db *DB) readCheckpoint(r pebble.Reader, id treeID, ref checkpointRef) (Checkpoint, error) {
 	if !ref.present {
 		return Checkpoint{}, nil
 	}
+	place := fmt.Sprintf("checkpoint of size %d", ref.head.Size)
 	raw, err := get(r, id.checkpoint(ref.head, ref.text))
 	if err != nil {
-		return Checkpoint{}, fmt.Errorf("read checkpoint of size %d: %w", ref.head.Size, err)
+		return Checkpoint{}, db.readError(place, err)
 	}
 	c, err := decodeCheckpoint(ref.head, raw)
-	if err == nil && c.textHash() != ref.text {
-		err = errRecord
-	}
-	if err != nil {
-		return Checkpoint{}, fmt.Errorf("read checkpoint of size %d: %w", ref.head.Size, err)
+	if err != nil || c.textHash() != ref.text {
+		return Checkpoint{}, &DamageError{Place: place, Problem: "is malformed"}
 	}
 	return c, nil
 }

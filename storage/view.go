@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -52,7 +53,7 @@ func (v *View) Entry(index uint64) ([]byte, error) {
 	}
 	raw, err := get(v.snap, v.tree.id.entry(index))
 	if err != nil {
-		return nil, v.readError(fmt.Sprintf("entry %d", index), err)
+		return nil, v.tree.db.readError(fmt.Sprintf("entry %d", index), err)
 	}
 	return decodeEntry(index, raw)
 }
@@ -66,7 +67,7 @@ func decodeEntry(index uint64, raw []byte) ([]byte, error) {
 
 // readError names what could not be read. A row that must be there and is not is
 // damage; a disk that does not read ends the process.
-func (v *View) readError(place string, err error) error {
+func (db *DB) readError(place string, err error) error {
 	switch {
 	case errors.Is(err, pebble.ErrNotFound):
 		return &DamageError{Place: place, Problem: "is missing"}
@@ -74,50 +75,60 @@ func (v *View) readError(place string, err error) error {
 		return &DamageError{Place: place, Problem: "cannot be read: " + err.Error()}
 	}
 	err = fmt.Errorf("read %s: %w", place, err)
-	v.tree.db.fail(err)
+	db.fail(err)
 	return err
+}
+
+// rows calls yield for the rows in [lower, upper), in order of key, up to the first
+// error. Key and value are valid only during the call. place names the row that is read.
+func (v *View) rows(lower, upper []byte, place func() string, yield func(key, value []byte) error) (err error) {
+	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return v.tree.db.readError(place(), err)
+	}
+	defer func() { // Close returns the error of reading, if there was one
+		if closeErr := it.Close(); closeErr != nil && err == nil {
+			err = v.tree.db.readError(place(), closeErr)
+		}
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := yield(it.Key(), it.Value()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Entries calls yield for the entries [start, end) in order. The slice is valid only
 // during the call. It returns ErrNotHeld if end is beyond what is held, and stops at
 // the first error of yield.
-func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte) error) (err error) {
+func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte) error) error {
 	if start > end || end > v.state.Head.Size {
 		return ErrNotHeld
 	}
 	if start == end {
 		return nil
 	}
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: v.tree.id.entry(start), UpperBound: v.tree.id.entry(end)})
-	if err != nil {
-		return v.readError(fmt.Sprintf("entry %d", start), err)
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
 	next := start
-	for ok := it.First(); ok; ok = it.Next() {
-		index, err := lastUint64(it.Key())
+	place := func() string { return fmt.Sprintf("entry %d", next) }
+	err := v.rows(v.tree.id.entry(start), v.tree.id.entry(end), place, func(key, value []byte) error {
+		if index, err := lastUint64(key); err != nil || index != next {
+			return &DamageError{Place: place(), Problem: "is missing"}
+		}
+		entry, err := decodeEntry(next, value)
 		if err != nil {
 			return err
 		}
-		if index != next {
-			break
-		}
-		entry, err := decodeEntry(index, it.Value())
-		if err != nil {
-			return err
-		}
-		if err := yield(index, entry); err != nil {
+		if err := yield(next, entry); err != nil {
 			return err
 		}
 		next++
+		return nil
+	})
+	if err == nil && next != end {
+		err = &DamageError{Place: place(), Problem: "is missing"}
 	}
-	if err := it.Error(); err != nil {
-		return v.readError(fmt.Sprintf("entry %d", next), err)
-	}
-	if next != end {
-		return &DamageError{Place: fmt.Sprintf("entry %d", next), Problem: "is missing"}
-	}
-	return nil
+	return err
 }
 
 // Bundle returns the entry bundle (https://c2sp.org/tlog-tiles) of an index, with
@@ -148,19 +159,11 @@ func (v *View) Tile(level int, index uint64, width int) ([]byte, error) {
 	if !v.holdsTile(level, index, width) {
 		return nil, ErrNotHeld
 	}
-	raw, err := readTile(v.snap, v.tree.id, level, index, width)
+	raw, err := v.tree.db.readTile(v.snap, v.tree.id, level, index, width)
 	if err != nil {
-		return nil, v.tileError(level, index, err)
+		return nil, err
 	}
 	return raw[:width*HashSize], nil
-}
-
-func (v *View) tileError(level int, index uint64, err error) error {
-	var damage *DamageError
-	if errors.As(err, &damage) {
-		return err
-	}
-	return v.readError(fmt.Sprintf("tile %d/%d", level, index), err)
 }
 
 func (v *View) holdsTile(level int, index uint64, width int) bool {
@@ -174,33 +177,25 @@ func (v *View) node(level int, index uint64) (Hash, error) {
 		return Hash{}, ErrNotHeld
 	}
 	tileLevel, height := level/tileHeight, level%tileHeight
-	tile := index >> (tileHeight - height)
-	offset := int(index) & (tileWidth>>height - 1)
-	if widthAt(size, tileLevel, tile) == tileWidth {
-		full, err := v.fullTile(tileLevel, tile)
-		if err != nil {
-			return Hash{}, err
-		}
-		return full[nodeOffset(height)+offset], nil
-	}
-	width := (offset + 1) << height
-	raw, err := readTile(v.snap, v.tree.id, tileLevel, tile, width)
+	t, err := v.expandedTile(tileLevel, index>>(tileHeight-height))
 	if err != nil {
-		return Hash{}, v.tileError(tileLevel, tile, err)
+		return Hash{}, err
 	}
-	return foldHashes(raw[(offset<<height)*HashSize : width*HashSize]), nil
+	return t[nodeOffset(height)+int(index)&(tileWidth>>height-1)], nil
 }
 
-func (v *View) fullTile(level int, index uint64) (*fullTile, error) {
-	key := tileKey{v.tree.id, level, index}
+// expandedTile returns a tile as wide as it is in the tree of the view. One of that width
+// never changes, so it is cached for all views.
+func (v *View) expandedTile(level int, index uint64) (*expandedTile, error) {
+	key := tileKey{v.tree.id, level, index, widthAt(v.state.Head.Size, level, index)}
 	if t, ok := v.tree.db.tiles.Get(key); ok {
 		return t, nil
 	}
-	raw, err := readTile(v.snap, v.tree.id, level, index, tileWidth)
+	raw, err := v.tree.db.readTile(v.snap, v.tree.id, level, index, key.width)
 	if err != nil {
-		return nil, v.tileError(level, index, err)
+		return nil, err
 	}
-	t := expand(raw)
+	t := expand(raw[:key.width*HashSize])
 	v.tree.db.tiles.Add(key, t)
 	return t, nil
 }
@@ -213,7 +208,7 @@ func (v *View) Index(leaf Hash) (index uint64, ok bool, err error) {
 	lower, upper := v.tree.id.leafRange(leaf)
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return 0, false, v.readError("leaf index", err)
+		return 0, false, v.tree.db.readError("leaf index", err)
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	for more := it.First(); more; more = it.Next() {
@@ -231,7 +226,7 @@ func (v *View) Index(leaf Hash) (index uint64, ok bool, err error) {
 		}
 	}
 	if err := it.Error(); err != nil {
-		return 0, false, v.readError("leaf index", err)
+		return 0, false, v.tree.db.readError("leaf index", err)
 	}
 	return 0, false, nil
 }
@@ -327,39 +322,28 @@ func (v *View) Checkpoint(size uint64) (c Checkpoint, ok bool, err error) {
 
 // Checkpoints calls yield for every archived checkpoint with first <= size <= last, in
 // order of size.
-func (v *View) Checkpoints(first, last uint64, yield func(Checkpoint) error) (err error) {
+func (v *View) Checkpoints(first, last uint64, yield func(Checkpoint) error) error {
 	_, upper := v.tree.id.all(keyCheckpoint)
 	if last != ^uint64(0) {
 		upper = v.tree.id.checkpointsOf(last + 1)
 	}
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: v.tree.id.checkpointsOf(first), UpperBound: upper})
-	if err != nil {
-		return v.readError("checkpoints", err)
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
-		head, err := checkpointKeyHead(it.Key())
+	return v.rows(v.tree.id.checkpointsOf(first), upper, func() string { return "checkpoint archive" }, func(key, value []byte) error {
+		head, text, err := parseCheckpointKey(key)
 		if err != nil {
 			return err
 		}
-		c, err := decodeCheckpoint(head, it.Value())
-		if err != nil {
+		c, err := decodeCheckpoint(head, value)
+		if err != nil || c.textHash() != text {
 			return &DamageError{Place: fmt.Sprintf("checkpoint of size %d", head.Size), Problem: "is malformed"}
 		}
-		if err := yield(c); err != nil {
-			return err
-		}
-	}
-	if err := it.Error(); err != nil {
-		return v.readError("checkpoints", err)
-	}
-	return nil
+		return yield(c)
+	})
 }
 
-func checkpointKeyHead(key []byte) (Head, error) {
+func parseCheckpointKey(key []byte) (head Head, text Hash, err error) {
 	if len(key) != 9+8+2*HashSize {
-		return Head{}, &DamageError{Place: "checkpoint archive", Problem: fmt.Sprintf("has a key of %d bytes", len(key))}
+		return head, text, &DamageError{Place: "checkpoint archive", Problem: fmt.Sprintf("has a key of %d bytes", len(key))}
 	}
-	size, err := lastUint64(key[:17])
-	return Head{size, Hash(key[17 : 17+HashSize])}, err
+	head = Head{binary.BigEndian.Uint64(key[9:]), Hash(key[17 : 17+HashSize])}
+	return head, Hash(key[17+HashSize:]), nil
 }

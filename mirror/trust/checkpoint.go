@@ -53,6 +53,13 @@ func (c *Checkpoint) Frozen() bool {
 	return false
 }
 
+// Frozen reports whether raw, a checkpoint that was opened before, says that no larger one
+// follows.
+func Frozen(raw []byte) bool {
+	c, _, err := parse(raw)
+	return err == nil && c.Frozen()
+}
+
 // Open returns the checkpoint in raw, a signed note of at most 1 MiB and 100
 // signature lines, if a key of keys signed it and it is the checkpoint of origin.
 //

@@ -71,13 +71,17 @@ func parsePEM(data []byte) (crypto.PublicKey, error) {
 	if block.Type != "PUBLIC KEY" {
 		return nil, fmt.Errorf("PEM block is a %s, want a PUBLIC KEY", block.Type)
 	}
-	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	return parseSPKI(block.Bytes)
+}
+
+func parseSPKI(der []byte) (crypto.PublicKey, error) {
+	public, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return nil, err
 	}
 	// Key IDs hash the encoded key, so there must be one encoding.
 	again, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil || !bytes.Equal(again, block.Bytes) {
+	if err != nil || !bytes.Equal(again, der) {
 		return nil, errors.New("key is not in canonical DER")
 	}
 	return public, supported(public)
@@ -121,11 +125,7 @@ func parseVkey(s string) (note.Verifier, error) {
 		return nil, errors.New("verifier key is not in canonical form")
 	}
 	if key[0] == 2 {
-		public, err := x509.ParsePKIXPublicKey(key[1:])
-		if err != nil {
-			return nil, err
-		}
-		if err := supported(public); err != nil {
+		if _, err := parseSPKI(key[1:]); err != nil {
 			return nil, err
 		}
 	}

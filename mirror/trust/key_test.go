@@ -20,7 +20,10 @@ import (
 
 // ecVkey is a verifier key of type 0x02, whose key ID is the hash of its SPKI.
 func ecVkey(name string, public crypto.PublicKey) string {
-	der := must(x509.MarshalPKIXPublicKey(public))
+	return ecVkeyDER(name, must(x509.MarshalPKIXPublicKey(public)))
+}
+
+func ecVkeyDER(name string, der []byte) string {
 	id := sha256.Sum256(der)
 	return fmt.Sprintf("%s+%x+%s", name, id[:4], base64.StdEncoding.EncodeToString(append([]byte{2}, der...)))
 }
@@ -47,6 +50,8 @@ func TestParseKeyRefuses(t *testing.T) {
 	rsa1024 := &rsa.PublicKey{N: must(rand.Prime(rand.Reader, 1024)), E: 65537}
 	private := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(ec))})
 	der := must(x509.MarshalPKIXPublicKey(ec.Public()))
+	longer := append(der[:len(der):len(der)], 0x05, 0x00) // a NULL that x509 ignores
+	longer[1] += 2
 	_, mldsa, err := formats.GenerateMLDSAKey("example.com/foo")
 	if err != nil {
 		t.Fatal(err)
@@ -78,10 +83,12 @@ func TestParseKeyRefuses(t *testing.T) {
 		"two PEM blocks":       string(pemOf(ec.Public())) + string(pemOf(ec.Public())),
 		"text after PEM":       string(pemOf(ec.Public())) + "x",
 		"truncated PEM":        string(pemOf(ec.Public())[:100]),
+		"longer DER as vkey":   ecVkeyDER("example.com", longer),
 		"P-224":                string(pemOf(p224.Public())),
 		"P-224 as vkey":        ecVkey("example.com", p224.Public()),
 		"RSA 1024":             string(pemOf(rsa1024)),
 		"trailing DER":         string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: append(der[:len(der):len(der)], 0)})),
+		"longer DER":           string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: longer})),
 	} {
 		if k, err := ParseKey([]byte(key)); err == nil {
 			t.Errorf("%s: parsed %+v", name, k)

@@ -1,0 +1,286 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// A script is a life of a database, in steps of one durable change at most.
+type script struct {
+	dir   string
+	steps []step
+	// every is how many crashes there are for each one after which everything is read.
+	every int
+}
+
+type step struct {
+	name string
+	do   func(*DB) error
+}
+
+// life is what a script left behind after a number of steps: by origin, all that is
+// durable about a tree.
+type life map[string]string
+
+func lifeOf(db *DB) life {
+	l := life{}
+	for _, origin := range db.Origins() {
+		s := db.trees[origin].State()
+		l[origin] = fmt.Sprintf("%x", s.records())
+	}
+	return l
+}
+
+func (l life) String() string {
+	var b strings.Builder
+	for origin, records := range l {
+		fmt.Fprintf(&b, "%s: %s\n", origin, records)
+	}
+	return b.String()
+}
+
+// TestCrashAtEveryWrite plays scripts and takes two copies of the disk before every
+// write, sync and change of a directory: one with nothing that was not synced, one with
+// half of it. In each the database opens with all that was acknowledged and nothing but
+// what was asked for, is sound, and plays the rest of the script.
+func TestCrashAtEveryWrite(t *testing.T) {
+	t.Run("first tiles", func(t *testing.T) { crashEverywhere(t, vfs.NewCrashableMem(), smallLife()) })
+	t.Run("third level", func(t *testing.T) {
+		base, s := bigLife(t)
+		crashEverywhere(t, base, s)
+	})
+}
+
+// smallLife crosses the first tile and does everything that a database can do.
+func smallLife() script {
+	entries := testEntries(700)
+	naive := newNaiveTree(entries)
+	pending := func(size uint64) Checkpoint { return note("upstream", naive.head(size), "s") }
+	to := func(held, size, signed uint64) step {
+		return on("upstream", fmt.Sprintf("extend to %d", size), func(tree *Tree) error {
+			return second(tree.Extend(entries[held:size], under(pending(signed), naive.consistency(size, signed))))
+		})
+	}
+	own := func(held, size int) step {
+		return on("own", fmt.Sprintf("own log to %d", size), func(tree *Tree) error {
+			return second(tree.Extend(entries[held:size], sign("own")))
+		})
+	}
+	evidence := Evidence{First: []byte("one"), Second: []byte("two"), At: start, Reason: "a test", Proof: []Hash{{1}}}
+	return script{dir: "a/b/data", every: 1, steps: []step{
+		{"create tree", func(db *DB) error { return second(db.CreateTree("upstream")) }},
+		on("upstream", "first checkpoint", func(tree *Tree) error { return second(tree.Advance(pending(300), nil, nil)) }),
+		to(0, 100, 300),
+		to(100, 257, 300),
+		flush(),
+		{"create second tree", func(db *DB) error { return second(db.CreateTree("own")) }},
+		own(0, 3),
+		to(257, 300, 300),
+		on("upstream", "next checkpoint", func(tree *Tree) error {
+			return second(tree.Advance(pending(700), naive.consistency(300, 700), naive.consistency(300, 700)))
+		}),
+		to(300, 555, 700),
+		own(3, 260),
+		flush(),
+		on("upstream", "seen", func(tree *Tree) error { return tree.Seen(start.Add(time.Hour)) }),
+		on("upstream", "archive", func(tree *Tree) error { return tree.Archive(pending(400)) }),
+		{"back up", func(db *DB) error { return db.Backup("c/d/backup") }},
+		on("own", "quarantine", func(tree *Tree) error { return tree.Quarantine(evidence) }),
+		to(555, 700, 700),
+		flush(),
+	}}
+}
+
+// bigLife crosses from two levels of tiles to three, on a disk with the entries before.
+func bigLife(t *testing.T) (*vfs.MemFS, script) {
+	const held, crossed, signed = 65_500, 65_540, 65_800
+	entries := make([][]byte, signed)
+	for i := range entries {
+		entries[i] = fmt.Appendf(nil, "%d", i)
+	}
+	naive := newNaiveTree(entries)
+	pending := note("upstream", naive.head(signed), "s")
+	to := func(held, size uint64) step {
+		return on("upstream", fmt.Sprintf("extend to %d", size), func(tree *Tree) error {
+			return second(tree.Extend(entries[held:size], under(pending, naive.consistency(size, signed))))
+		})
+	}
+	base := vfs.NewCrashableMem()
+	db := createDB(t, Options{FS: base})
+	tree := createTree(t, db, "upstream")
+	if _, err := tree.Advance(pending, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := to(0, held).do(db); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	return base, script{dir: "data", every: 8, steps: []step{
+		to(held, crossed), flush(), to(crossed, signed-1), to(signed-1, signed), flush(),
+	}}
+}
+
+func on(origin, name string, do func(*Tree) error) step {
+	return step{name, func(db *DB) error {
+		tree, err := db.OpenTree(origin)
+		if err != nil {
+			return err
+		}
+		return do(tree)
+	}}
+}
+
+// flush writes the memtable out and compacts what was written before.
+func flush() step {
+	return step{"flush", func(db *DB) error {
+		return errors.Join(db.pebble.Flush(), db.pebble.Compact(context.Background(), []byte{0}, []byte{0xff}, false))
+	}}
+}
+
+// openOrCreate opens the database of a script, creating it if there is none.
+func (s script) openOrCreate(files vfs.FS) (*DB, error) {
+	o := Options{FS: files}
+	switch exists, err := Exists(s.dir, o); {
+	case err != nil:
+		return nil, err
+	case exists:
+		return Open(s.dir, o)
+	}
+	if _, err := Open(s.dir, o); !errors.Is(err, ErrNotExist) {
+		return nil, fmt.Errorf("open of what does not exist: %w", err)
+	}
+	return Create(s.dir, o)
+}
+
+// play plays the steps from a number on, and reports each that is done.
+func (s script) play(db *DB, from int, done func(*DB)) error {
+	for _, step := range s.steps[from:] {
+		if err := step.do(db); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		done(db)
+	}
+	return nil
+}
+
+func crashEverywhere(t *testing.T, base *vfs.MemFS, s script) {
+	// What the disk should hold after each step.
+	fresh := func() *vfs.MemFS { return base.CrashClone(vfs.CrashCloneCfg{}) }
+	db, err := s.openOrCreate(fresh())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lives := []life{lifeOf(db)}
+	if err := s.play(db, 0, func(db *DB) { lives = append(lives, lifeOf(db)) }); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+
+	var (
+		crashes sync.Mutex // one at a time; guards draw, seen and points
+		draw    = rand.New(rand.NewPCG(7, 7))
+		points  int
+		acked   atomic.Int64 // steps done; -1 before Create has returned
+		disk    = fresh()
+	)
+	acked.Store(-1)
+	crash := func(_ operation, path string) {
+		crashes.Lock()
+		defer crashes.Unlock()
+		if t.Failed() {
+			return
+		}
+		for _, percent := range []int{0, 50} {
+			done := int(acked.Load())
+			clone := disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: draw})
+			if err := s.survives(clone, done, lives, points%s.every == 0); err != nil {
+				t.Errorf("crash %d, %d %% of what was not synced survives, %d steps done, before a change of %s: %v", points, percent, done, path, err)
+			}
+		}
+		points++
+	}
+	db, err = s.openOrCreate(&hookFS{disk, func(o operation, path string) error {
+		if o.changes() {
+			crash(o, path)
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	acked.Store(0)
+	if err := s.play(db, 0, func(*DB) { acked.Add(1) }); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	t.Logf("%d crashes", 2*points)
+	if points < 10*len(s.steps) {
+		t.Errorf("only %d moments to crash at", points)
+	}
+}
+
+// survives opens what a crash left after some steps, and goes on from there.
+func (s script) survives(disk *vfs.MemFS, done int, lives []life, readAll bool) error {
+	db, err := s.openOrCreate(disk)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	found := lifeOf(db)
+	// The step that was under way has happened, or it has not.
+	next := max(done, 0)
+	if done < len(s.steps) && found.String() != lives[next].String() {
+		next++
+	}
+	if found.String() != lives[next].String() {
+		return fmt.Errorf("state is none of those around step %d: %v", done, found)
+	}
+	if err := soundness(db, readAll); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(s.steps[:max(done, 0)], func(s step) bool { return s.name == "back up" }) {
+		if err := backupSound(disk); err != nil {
+			return err
+		}
+	} else if err := disk.RemoveAll("c"); err != nil { // of half a backup
+		return err
+	}
+	if err := s.play(db, next, func(*DB) {}); err != nil {
+		return err
+	}
+	if end := lifeOf(db); end.String() != lives[len(lives)-1].String() {
+		return fmt.Errorf("going on ends in %v", end)
+	}
+	return soundness(db, readAll)
+}
+
+func soundness(db *DB, readAll bool) error {
+	for _, origin := range db.Origins() {
+		tree, err := db.OpenTree(origin)
+		if err != nil || !readAll {
+			return err
+		}
+		if report, err := tree.Check(context.Background(), CheckOptions{}); err != nil || len(report.Problems) > 0 {
+			return fmt.Errorf("check: %v, %w", report.Problems, err)
+		}
+	}
+	return nil
+}
+
+func backupSound(disk *vfs.MemFS) error {
+	db, err := Open("c/d/backup", Options{FS: disk})
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return errors.Join(soundness(db, true), db.Close())
+}
