@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -165,9 +166,33 @@ func Open(dir string, o Options) (*DB, error) {
 
 func fileSystem(o Options) vfs.FS {
 	if o.FS != nil {
-		return o.FS
+		return &orderedFS{o.FS}
 	}
-	return vfs.Default
+	return &orderedFS{vfs.Default}
+}
+
+// orderedFS syncs a directory before a marker in it begins to name another file. Pebble
+// syncs both at once, so that on a file system that does not keep the order of directory
+// entries a crash could leave a marker that names a MANIFEST which is not there.
+type orderedFS struct{ vfs.FS }
+
+func (f *orderedFS) Unwrap() vfs.FS { return f.FS }
+
+func (f *orderedFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(f.PathBase(name), "marker.") {
+		if err := syncDirectory(f, f.PathDir(name)); err != nil {
+			return nil, err
+		}
+	}
+	return f.FS.Create(name, c)
+}
+
+func syncDirectory(files vfs.FS, dir string) error {
+	d, err := files.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
@@ -215,11 +240,7 @@ func makeDirectory(files vfs.FS, dir string) error {
 	if err := files.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	d, err := files.OpenDir(parent)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncDirectory(files, parent)
 }
 
 func lockDirectory(dir string, files vfs.FS) (*pebble.Lock, error) {
@@ -351,7 +372,7 @@ func (db *DB) CreateTree(origin string) (_ *Tree, err error) {
 	if err := errors.Join(
 		b.Set(key, binary.BigEndian.AppendUint64(nil, uint64(id)), nil),
 		b.Set(id.head(), encodeState(t.State()), nil),
-		b.Commit(pebble.Sync),
+		db.commit(b),
 	); err != nil {
 		return nil, fmt.Errorf("create tree of %q: %w", origin, err)
 	}
@@ -374,6 +395,14 @@ func (db *DB) OpenTree(origin string) (*Tree, error) {
 	return t, nil
 }
 
+// commit makes a batch durable.
+func (db *DB) commit(b *pebble.Batch) error {
+	if err := db.Err(); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
 func (db *DB) get(key []byte) ([]byte, error) { return get(db.pebble, key) }
 
 func get(r pebble.Reader, key []byte) ([]byte, error) {
@@ -385,10 +414,14 @@ func get(r pebble.Reader, key []byte) ([]byte, error) {
 	return out, closer.Close()
 }
 
-// fatalError marks a panic out of Pebble's Fatalf.
-type fatalError struct{ error }
+// fatalError is what Pebble calls Fatalf with, and what Fatalf panics with.
+type fatalError struct {
+	message string
+	cause   error // nil if there was none among the arguments
+}
 
-func (e fatalError) Unwrap() error { return e.error }
+func (e *fatalError) Error() string { return e.message }
+func (e *fatalError) Unwrap() error { return e.cause }
 
 // fail reports an error after which the process must end.
 func (db *DB) fail(err error) {
@@ -413,7 +446,7 @@ func (db *DB) Err() error {
 func (db *DB) recoverFatal(err *error) {
 	switch r := recover().(type) {
 	case nil:
-	case fatalError:
+	case *fatalError:
 		*err = r
 	default:
 		panic(r)
@@ -432,7 +465,12 @@ func (l pebbleLogger) Errorf(format string, args ...any) {
 // Fatalf is called by Pebble when a WAL or MANIFEST write or sync failed. It must not
 // return.
 func (l pebbleLogger) Fatalf(format string, args ...any) {
-	err := fmt.Errorf(format, args...)
+	err := &fatalError{message: fmt.Sprintf(format, args...)}
+	for _, arg := range args {
+		if cause, ok := arg.(error); ok {
+			err.cause = cause
+		}
+	}
 	l.db.fail(err)
-	panic(fatalError{err})
+	panic(err)
 }

@@ -211,9 +211,6 @@ func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, er
 
 // commit is the one place that makes a state durable.
 func (t *Tree) commit(b *pebble.Batch, s *State) error {
-	if err := t.db.Err(); err != nil {
-		return err
-	}
 	if p := t.State().Pending; p.ref() == s.Pending.ref() { // what Seen noted is newer than the row
 		s.Pending.LastSeen = later(s.Pending.LastSeen, p.LastSeen)
 	}
@@ -227,7 +224,7 @@ func (t *Tree) commit(b *pebble.Batch, s *State) error {
 		return err
 	}
 	t.saved = s.Pending.LastSeen
-	return b.Commit(pebble.Sync)
+	return t.db.commit(b)
 }
 
 // archive writes a checkpoint's row. If the archive has its text, the first raw bytes
@@ -264,6 +261,9 @@ func (t *Tree) Seen(at time.Time) (err error) {
 	defer t.db.recoverFatal(&err)
 	t.write.Lock()
 	defer t.write.Unlock()
+	if err := t.db.Err(); err != nil {
+		return err
+	}
 	old := t.State()
 	if old.Pending.Raw == nil || old.Evidence != nil || !at.After(old.Pending.LastSeen) {
 		return nil
@@ -292,7 +292,7 @@ func (t *Tree) Archive(c Checkpoint) (err error) {
 	if err := t.archive(b, &c); err != nil {
 		return err
 	}
-	return b.Commit(pebble.Sync)
+	return t.db.commit(b)
 }
 
 // Quarantine keeps the evidence and closes the tree for changes. The first evidence
@@ -306,7 +306,9 @@ func (t *Tree) Quarantine(ev Evidence) (err error) {
 		return nil
 	}
 	s.Evidence = &ev
-	if err := t.db.pebble.Set(t.id.evidence(), encodeEvidence(&ev), pebble.Sync); err != nil {
+	b := t.db.pebble.NewBatch()
+	defer b.Close()
+	if err := errors.Join(b.Set(t.id.evidence(), encodeEvidence(&ev), nil), t.db.commit(b)); err != nil {
 		return fmt.Errorf("quarantine %q: %w", t.origin, err)
 	}
 	t.publish(&s)

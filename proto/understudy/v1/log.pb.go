@@ -390,12 +390,13 @@ func (x *GetCheckpointRequest) GetTreeSize() uint64 {
 }
 
 type GetCheckpointResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
-	TreeSize      uint64                 `protobuf:"varint,2,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
-	RootHash      []byte                 `protobuf:"bytes,3,opt,name=root_hash,json=rootHash,proto3" json:"root_hash,omitempty"`
-	Checkpoint    []byte                 `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	Freshness     *Freshness             `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Origin   string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	TreeSize uint64                 `protobuf:"varint,2,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
+	RootHash []byte                 `protobuf:"bytes,3,opt,name=root_hash,json=rootHash,proto3" json:"root_hash,omitempty"`
+	// The checkpoint that upstream signed for tree_size; empty when none is held.
+	Checkpoint    []byte     `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Freshness     *Freshness `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -636,7 +637,8 @@ type ListEntriesRequest struct {
 	Origin string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
 	// First index wanted.
 	Index uint64 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	// Most entries wanted; 0 = up to the last one held when the stream began.
+	// Most entries wanted; 0 = up to the last one held when the stream began. Where
+	// fewer are held the stream ends earlier, without an error.
 	Limit         uint64 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1025,11 +1027,12 @@ func (x *BatchGetInclusionProofsRequest) GetTreeSize() uint64 {
 }
 
 type BatchGetInclusionProofsResponse struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Origin     string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
-	TreeSize   uint64                 `protobuf:"varint,2,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
-	RootHash   []byte                 `protobuf:"bytes,3,opt,name=root_hash,json=rootHash,proto3" json:"root_hash,omitempty"`
-	Checkpoint []byte                 `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Origin   string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	TreeSize uint64                 `protobuf:"varint,2,opt,name=tree_size,json=treeSize,proto3" json:"tree_size,omitempty"`
+	RootHash []byte                 `protobuf:"bytes,3,opt,name=root_hash,json=rootHash,proto3" json:"root_hash,omitempty"`
+	// The checkpoint that upstream signed for tree_size; empty when none is held.
+	Checkpoint []byte `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// One for each index asked, in the order asked.
 	Proofs        []*InclusionProof `protobuf:"bytes,5,rep,name=proofs,proto3" json:"proofs,omitempty"`
 	Freshness     *Freshness        `protobuf:"bytes,6,opt,name=freshness,proto3" json:"freshness,omitempty"`
@@ -1171,9 +1174,10 @@ func (x *InclusionProof) GetHashes() [][]byte {
 }
 
 type GetConsistencyProofRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Origin    string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
-	FirstSize uint64                 `protobuf:"varint,2,opt,name=first_size,json=firstSize,proto3" json:"first_size,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Origin string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// At least 1: from the empty tree a consistency proof proves nothing.
+	FirstSize uint64 `protobuf:"varint,2,opt,name=first_size,json=firstSize,proto3" json:"first_size,omitempty"`
 	// 0 = the newest signed checkpoint.
 	LastSize      uint64 `protobuf:"varint,3,opt,name=last_size,json=lastSize,proto3" json:"last_size,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -51,8 +51,8 @@ const (
 type LogServiceClient interface {
 	// ListLogs lists every mirrored log with its state.
 	ListLogs(ctx context.Context, in *ListLogsRequest, opts ...grpc.CallOption) (*ListLogsResponse, error)
-	// GetCheckpoint returns the newest verified checkpoint, or the archived one of
-	// a given size.
+	// GetCheckpoint returns the newest verified checkpoint, or the tree of a given
+	// size with the checkpoint archived for it.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
 	// GetEntry returns one entry by index or by leaf hash.
 	GetEntry(ctx context.Context, in *GetEntryRequest, opts ...grpc.CallOption) (*GetEntryResponse, error)
@@ -188,8 +188,8 @@ type LogService_WatchCheckpointsClient = grpc.ServerStreamingClient[WatchCheckpo
 type LogServiceServer interface {
 	// ListLogs lists every mirrored log with its state.
 	ListLogs(context.Context, *ListLogsRequest) (*ListLogsResponse, error)
-	// GetCheckpoint returns the newest verified checkpoint, or the archived one of
-	// a given size.
+	// GetCheckpoint returns the newest verified checkpoint, or the tree of a given
+	// size with the checkpoint archived for it.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
 	// GetEntry returns one entry by index or by leaf hash.
 	GetEntry(context.Context, *GetEntryRequest) (*GetEntryResponse, error)

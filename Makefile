@@ -1,0 +1,114 @@
+# The targets of this project. `make help` lists them.
+#
+# Needs Go, git and make; nothing else. Programs that tests run are built from the
+# pinned list test/tools.txt into .tools/bin. What `make check` wants beyond that (a
+# C compiler, protoc, promtool) is skipped with a notice where it is missing, but
+# never under CI=true.
+
+GO  ?= go
+BIN := .tools/bin
+export CGO_ENABLED := 0
+
+# skip explains, in a recipe, why it does nothing; under CI it fails.
+skip = echo "$@: skipped: $(1)"; [ "$$CI" != true ] || { echo "$@: must not be skipped under CI" >&2; exit 1; }
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build ./understudy
+	$(GO) build -o understudy ./cmd/understudy
+
+.PHONY: demo
+demo: ## show the main job: mirror a real Rekor v2 log, kill it, prove its entries
+	@$(GO) build -buildvcs=false -o $(BIN)/demo ./test/demo
+	@exec $(BIN)/demo
+
+.PHONY: test
+test: peers ## run all tests, with real servers
+	$(GO) test ./...
+
+.PHONY: peers
+peers: # beforehand, so that no test's time limit has to cover it
+	@$(GO) run ./test/tools rekor-tiles tessera-fsck
+	@$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
+
+.PHONY: bench
+bench: ## measure, side by side with Tessera
+	$(GO) run ./test/bench
+
+.PHONY: check
+check: test lint ## everything that must hold before a commit
+
+.PHONY: lint
+lint: format vet staticcheck govulncheck imports generated rules race ## check without the plain test run
+
+.PHONY: format
+format: ## compare with gofmt
+	@files=$$(find . -name '*.go' -not -path './.tools/*' | xargs gofmt -l); \
+	[ -z "$$files" ] || { echo "format: run gofmt -w on:" $$files >&2; exit 1; }
+
+.PHONY: vet
+vet: ## run go vet
+	$(GO) vet ./...
+
+.PHONY: staticcheck
+staticcheck: ## run staticcheck
+	@$(GO) run ./test/tools staticcheck
+	$(BIN)/staticcheck ./...
+
+.PHONY: govulncheck
+govulncheck: ## look for known vulnerabilities, where the database can be reached
+	@$(GO) run ./test/tools govulncheck
+	@out=$$($(BIN)/govulncheck ./... 2>&1) && echo "$$out" || case "$$out" in \
+	*"fetching vulnerabilities"*) echo "govulncheck: skipped: its database cannot be reached" ;; \
+	*) echo "$$out" >&2; exit 1 ;; \
+	esac
+
+.PHONY: imports
+imports: ## check who imports what
+	$(GO) test ./test
+
+.PHONY: race
+race: ## a short test run with the race detector
+	@if command -v $$($(GO) env CC) >/dev/null; then \
+		CGO_ENABLED=1 $(GO) test -race -short ./...; \
+	else $(call skip,there is no C compiler); fi
+
+# The comment with protoc's own version may differ; nothing else may.
+.PHONY: generated
+generated: ## compare the committed generated code with new
+	@if command -v protoc >/dev/null; then \
+		new=$$(mktemp -d) && trap 'rm -r "$$new"' EXIT && \
+		$(MAKE) --no-print-directory generate OUT="$$new" && \
+		for file in proto/understudy/v1/*.pb.go; do \
+			diff -u -I '^//.* protoc  *v' "$$file" "$$new/$$file" || { echo "generated: run make generate" >&2; exit 1; }; \
+		done; \
+	else $(call skip,there is no protoc); fi
+
+OUT := .
+.PHONY: generate
+generate: ## generate code from the .proto files (needs protoc)
+	@$(GO) run ./test/tools protoc-gen-go protoc-gen-go-grpc
+	@PATH="$(CURDIR)/$(BIN):$$PATH" protoc --go_out="$(OUT)" --go_opt=paths=source_relative \
+		--go-grpc_out="$(OUT)" --go-grpc_opt=paths=source_relative proto/understudy/v1/*.proto
+
+.PHONY: rules
+rules: ## check and test the Prometheus rules
+	@if command -v promtool >/dev/null; then \
+		promtool check rules deploy/prometheus/*.rules.yml && promtool test rules deploy/prometheus/*.test.yml; \
+	else $(call skip,there is no promtool); fi
+
+FUZZTIME := 20s
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			echo "$$package $$target" && $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; \
+		done; \
+	done
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf understudy .tools

@@ -1,0 +1,122 @@
+package rest
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/http"
+	"net/http/pprof"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/storage"
+)
+
+// AdminConfig is what NewAdmin needs; every field is.
+type AdminConfig struct {
+	Status   func() Status
+	Backup   func(dir string) error // storage.DB.Backup
+	Gatherer prometheus.Gatherer
+}
+
+// Status is what /status answers and "understudy status --json" prints.
+type Status struct {
+	Version      string          `json:"version"`
+	DataDir      string          `json:"data_dir"` // absolute
+	Running      bool            `json:"running"`  // false: read from the data directory of a stopped daemon
+	StorageBytes uint64          `json:"storage_bytes"`
+	Logs         []mirror.Status `json:"logs"`
+}
+
+// BackupRequest is the body of POST /backup.
+type BackupRequest struct {
+	DataDir string `json:"data_dir"` // absolute; must be the one that this daemon serves
+	Dir     string `json:"dir"`      // absolute; must not exist; on the machine of the daemon
+}
+
+// NewAdmin returns the handler for the operator; whoever can reach it can fill the
+// disk with backups:
+//
+//	/metrics        Prometheus metrics
+//	/healthz        200 while the process works
+//	/readyz         200 once every log has a verified checkpoint to serve
+//	/status         Status
+//	/backup         POST a BackupRequest
+//	/debug/pprof/   profiles
+func NewAdmin(c AdminConfig) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
+	mux.HandleFunc("GET /readyz", c.ready)
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, c.Status())
+	})
+	mux.HandleFunc("POST /backup", c.backup)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+// ready answers 200, or 503 with the reason for each log that has nothing to serve.
+func (c AdminConfig) ready(w http.ResponseWriter, _ *http.Request) {
+	missing := map[string]string{}
+	for _, log := range c.Status().Logs {
+		if log.HasCheckpoint {
+			continue
+		}
+		missing[log.Name] = "no checkpoint has been verified yet"
+		if log.Problem != nil {
+			missing[log.Name] = log.Problem.Text
+		}
+	}
+	if len(missing) > 0 {
+		writeJSON(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "logs": missing})
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]string{"status": "ready"})
+}
+
+func (c AdminConfig) backup(w http.ResponseWriter, r *http.Request) {
+	// A web page that the operator has open must not reach this. Browsers send Origin
+	// with every POST of a page, also after DNS rebinding, and ask before they send JSON.
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		refuse(w, http.StatusForbidden, "not for browsers; use \"understudy backup\"")
+		return
+	}
+	if r.Header.Get("Content-Type") != "application/json" {
+		refuse(w, http.StatusUnsupportedMediaType, "send application/json")
+		return
+	}
+	var request BackupRequest
+	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
+	body.DisallowUnknownFields()
+	if err := body.Decode(&request); err != nil {
+		refuse(w, http.StatusBadRequest, "body is not a backup request: "+err.Error())
+		return
+	}
+	if own := c.Status().DataDir; request.DataDir != own {
+		refuse(w, http.StatusConflict, "this daemon serves "+own+", not "+request.DataDir+"; give the configuration of the daemon that is meant")
+		return
+	}
+	if !filepath.IsAbs(request.Dir) {
+		refuse(w, http.StatusBadRequest, "dir must be an absolute path")
+		return
+	}
+	err := c.Backup(request.Dir)
+	switch {
+	case err == nil:
+		writeJSON(w, http.StatusOK, map[string]string{"dir": request.Dir})
+	case errors.Is(err, storage.ErrExists), errors.Is(err, fs.ErrExist):
+		refuse(w, http.StatusConflict, err.Error())
+	default:
+		refuse(w, http.StatusInternalServerError, err.Error())
+	}
+}

@@ -1,0 +1,196 @@
+// Package rest serves mirrored logs over HTTP: to everybody the C2SP tlog-tiles
+// monitoring prefix of each log (https://c2sp.org/tlog-tiles, at the address that
+// https://c2sp.org/tlog-mirror gives it), to the operator an admin handler with
+// metrics, health, status, backup and profiles.
+//
+// It is a thin adapter: what may be served is decided by mirror and storage.
+package rest
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/storage"
+)
+
+// maxBundles is how many bundles are in memory at once, each up to 16 MiB and
+// typically 0.6 MB; further requests wait.
+const maxBundles = 64
+
+// PublicConfig is what NewPublic needs; every field is.
+type PublicConfig struct {
+	Mirrors    []*mirror.Mirror
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+type public struct {
+	mirrors []*mirror.Mirror
+	byHash  map[string]*mirror.Mirror // by origin hash
+	logger  *slog.Logger
+	gzip    gzipWriters
+	bundles chan struct{} // holds one token per bundle in memory
+}
+
+// NewPublic returns the handler for everybody:
+//
+//	/                                           a page for people
+//	/logs                                       what is mirrored, a JSON list of mirror.Status
+//	/<origin hash>/checkpoint                   the mirror checkpoint
+//	/<origin hash>/tile/<L>/<N>[.p/<W>]         hash tiles
+//	/<origin hash>/tile/entries/<N>[.p/<W>]     entry bundles
+//
+// Everything answers GET and HEAD. A client with more than 512 requests under way
+// gets 429.
+func NewPublic(c PublicConfig) http.Handler {
+	p := &public{
+		mirrors: c.Mirrors,
+		byHash:  map[string]*mirror.Mirror{},
+		logger:  c.Logger,
+		bundles: make(chan struct{}, maxBundles),
+	}
+	for _, m := range c.Mirrors {
+		p.byHash[mirror.OriginHash(m.Origin())] = m
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", p.index)
+	mux.HandleFunc("GET /logs", p.logs)
+	mux.HandleFunc("GET /{log}/checkpoint", p.checkpoint)
+	mux.HandleFunc("GET /{log}/tile/{path...}", p.tile)
+	return limitRequests(newLimiter(maxRequests), countRequests(c.Registerer, mux))
+}
+
+func (p *public) logs(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, p.statuses())
+}
+
+func (p *public) statuses() []mirror.Status {
+	statuses := make([]mirror.Status, len(p.mirrors))
+	for i, m := range p.mirrors {
+		statuses[i] = m.Status()
+	}
+	return statuses
+}
+
+// find returns the mirror that a request names, or nil.
+func (p *public) find(r *http.Request) *mirror.Mirror {
+	if r.URL.RawPath != "" { // an escape, which none of our paths needs
+		return nil
+	}
+	return p.byHash[r.PathValue("log")]
+}
+
+func (p *public) checkpoint(w http.ResponseWriter, r *http.Request) {
+	m := p.find(r)
+	if m == nil {
+		refuse(w, http.StatusNotFound, "no such log here; see /logs")
+		return
+	}
+	mirrored := m.Tree().State().Mirrored
+	if mirrored.Raw == nil {
+		refuse(w, http.StatusNotFound, "the copy of this log is not complete yet; entries and tiles held so far are served")
+		return
+	}
+	freshness := m.Freshness()
+	age := max(0, time.Since(mirrored.LastSeen))
+	h := w.Header()
+	h.Set("Understudy-Source", freshness.Source)
+	h.Set("Understudy-Upstream-State", freshness.UpstreamState)
+	h.Set("Understudy-Checkpoint-Age", strconv.FormatInt(int64(age.Seconds()), 10))
+	// SPEC: the checkpoint MUST be served as text/plain; charset=utf-8. Its headers
+	// SHOULD prevent caching beyond a few seconds.
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Cache-Control", "public, max-age=1")
+	w.Write(mirrored.Raw) // a failure is the client's: it went away
+}
+
+func (p *public) tile(w http.ResponseWriter, r *http.Request) {
+	m := p.find(r)
+	path, ok := parseTilePath(r.PathValue("path"))
+	if m == nil || !ok {
+		refuse(w, http.StatusNotFound, "no such tile; see https://c2sp.org/tlog-tiles")
+		return
+	}
+	if path.entries {
+		p.bundle(w, r, m, path)
+		return
+	}
+	view := m.Tree().View()
+	data, err := view.Tile(path.level, path.index, path.width)
+	view.Close()
+	if err != nil {
+		p.refuseError(w, r, err)
+		return
+	}
+	setImmutable(w.Header())
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	w.Write(data)
+}
+
+func (p *public) bundle(w http.ResponseWriter, r *http.Request, m *mirror.Mirror, path tilePath) {
+	select {
+	case p.bundles <- struct{}{}:
+		defer func() { <-p.bundles }()
+	case <-r.Context().Done():
+		return
+	}
+	view := m.Tree().View()
+	data, err := view.Bundle(path.index, path.width)
+	view.Close()
+	if err != nil {
+		p.refuseError(w, r, err)
+		return
+	}
+	setImmutable(w.Header())
+	p.gzip.write(w, r, data)
+}
+
+// setImmutable sets the headers of tiles and bundles.
+// SPEC: tiles and bundles are application/octet-stream; they are immutable, so their
+// caching headers SHOULD be long-lived.
+func setImmutable(h http.Header) {
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Cache-Control", "public, max-age=31536000, immutable")
+}
+
+// refuseError is the one table from errors of storage to HTTP.
+func (p *public) refuseError(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(err, storage.ErrNotHeld) {
+		refuse(w, http.StatusNotFound, "beyond what is held")
+		return
+	}
+	if oversized, ok := errors.AsType[*storage.OversizedEntryError](err); ok {
+		refuse(w, http.StatusNotImplemented, oversized.Error()+"; get its entries over gRPC")
+		return
+	}
+	p.logger.Error("request cannot be answered", "path", r.URL.Path, "error", err)
+	refuse(w, http.StatusInternalServerError, "stored data cannot be read; the operator has been told")
+}
+
+// refuse answers with an error that no cache keeps.
+func refuse(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	w.Write([]byte(text + "\n"))
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	w.Write(append(data, '\n'))
+}

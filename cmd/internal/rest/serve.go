@@ -1,0 +1,54 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// stopTime is how long requests under way may take to end when the server stops.
+const stopTime = 4 * time.Second
+
+// Serve answers requests on l until ctx ends; then it takes no new ones, waits up
+// to four seconds for those under way, cuts off the rest, and returns nil once no
+// handler runs any more. It closes l. answerTime bounds one answer; 0 is unbounded.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, answerTime time.Duration, logger *slog.Logger) error {
+	var running sync.RWMutex // held for reading by every handler
+	server := &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !running.TryRLock() {
+				refuse(w, http.StatusServiceUnavailable, "stopping")
+				return
+			}
+			defer running.RUnlock()
+			h.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      answerTime,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	timeout, cancel := context.WithTimeout(context.Background(), stopTime)
+	defer cancel()
+	err := server.Shutdown(timeout)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
+	running.Lock() // for good: no handler runs after this
+	<-failed
+	return err
+}

@@ -1,0 +1,68 @@
+// Package rpc serves mirrored logs over gRPC: understudy.v1.LogService, with the
+// health and reflection services.
+//
+// It is a thin adapter: it checks the form of requests, asks a [mirror.Mirror], and
+// turns what that answers or refuses into messages and status codes. What the API
+// promises is written in proto/understudy/v1/log.proto and docs/api.md.
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/understudy-log/understudy/mirror"
+	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
+)
+
+const (
+	// maxStreams is how many calls one connection may have under way; gRPC clients
+	// queue the next ones by themselves.
+	maxStreams = 256
+	// maxRequest bounds the bytes of one request; a batch of maxBatch indexes takes at
+	// most 100 kB.
+	maxRequest = 256 << 10
+	// maxAnswer bounds the bytes of one answer; the largest batch takes 12 MB.
+	maxAnswer = 64 << 20
+	// maxHeader bounds the bytes of a request's headers.
+	maxHeader = 16 << 10
+)
+
+// NewServer returns a server of the given logs. Health is SERVING while it runs,
+// whatever the upstreams do. Stop and GracefulStop return once no handler runs any
+// more, so that the database can be closed.
+func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, options ...grpc.ServerOption) *grpc.Server {
+	limit := newLimiter(maxCalls)
+	recovered := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
+		logger.Error("call panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		return statusOf(codes.Internal, reasonInternal, "this is a defect of the server; its operator finds the details in its log", nil)
+	})
+	s := grpc.NewServer(append([]grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(recovery.UnaryServerInterceptor(recovered), limit.unary),
+		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(recovered), limit.stream),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 30 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxSendMsgSize(maxAnswer),
+		grpc.MaxHeaderListSize(maxHeader),
+		grpc.WaitForHandlers(true),
+	}, options...)...)
+	understudyv1.RegisterLogServiceServer(s, newService(mirrors, logger))
+	h := health.NewServer()
+	h.SetServingStatus(understudyv1.LogService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
+	grpc_health_v1.RegisterHealthServer(s, h)
+	reflection.Register(s)
+	return s
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const oneLog = "logs:\n  - name: a\n    url: https://a.example/api\n    origin: a.example\n"
+
+// TestConfigMistakes holds every message that an operator gets for a wrong file:
+// place first, then what to do.
+func TestConfigMistakes(t *testing.T) {
+	for _, test := range []struct{ in, want string }{
+		{"data_dri: x\n" + oneLog, `1:1: unknown key "data_dri"; did you mean "data_dir"?`},
+		{oneLog + "    pol: 5s\n", `5:5: unknown key "pol"; did you mean "poll"?`},
+		{oneLog + "    Poll: 5s\n", `5:5: unknown key "Poll"; did you mean "poll"?`},
+		{"listen: {htp: x}\n" + oneLog, `1:10: unknown key "htp"; did you mean "http"?`},
+		{"poll: 5s\n" + oneLog, `1:1: unknown key "poll"; known here: data_dir, listen, trusted_root, stale_after, contact, log_level, logs`},
+		{"{\n\t\"logs\": [\n\t\t{\"orign\": \"x\"}]}", `3:4: unknown key "orign"; did you mean "origin"?`},
+		{oneLog + "    poll: 5x\n", `5:11: "5x" is not a duration; write it like 5s, 10m or 24h`},
+		{oneLog + "    poll: 5\n", `5:11: "5" is not a duration; write it like 5s, 10m or 24h`},
+		{oneLog + "    poll: [5s]\n", `5:11: a duration belongs here; write it like 5s, 10m or 24h`},
+		{oneLog + "    poll: -5s\n", `5:11: the duration -5s must be positive`},
+		{oneLog + "stale_after: 0s\n", `5:14: the duration 0s must be positive`},
+		{oneLog + "    requests_per_second: fast\n", `5:26: a number belongs here, not a text`},
+		{oneLog + "    requests_per_second: -1\n", `5:26: requests_per_second must be positive`},
+		{oneLog + "    requests_per_second: .nan\n", `5:26: requests_per_second must be positive`},
+		{"data_dir: [a]\n" + oneLog, `1:11: a text belongs here, not a list`},
+		{"listen: here\n" + oneLog, `1:9: a mapping belongs here, not a text`},
+		{"logs: 5\n", `1:7: a list belongs here, not a number`},
+		{"- a\n", `1:1: a mapping belongs here, not a list`},
+		{oneLog + "    source: tile\n", `5:13: unknown value "tile"; did you mean "tiles"?`},
+		{oneLog + "    source: rekor-v1\n", `5:13: the source "rekor-v1" is not in this version; it has "tiles"`},
+		{oneLog + "    coverage: window\n", `5:15: the coverage "window" is not in this version; it has "full"`},
+		{oneLog + "    coverage: pinned\n", `5:15: the coverage "pinned" is not in this version; it has "full"`},
+		{oneLog + "    coverage: everything\n", `5:15: unknown value "everything"; known here: full`},
+		{oneLog + "log_level: verbose\n", `5:12: unknown value "verbose"; known here: debug, info, warn, error`},
+		{oneLog + "contact: \"a\\nb\"\n", `5:10: contact must be one line`},
+		{oneLog + "  - {name: b, url: 'https://b.example', origin: a.example}\n", `5:49: the origin "a.example" is used twice`},
+		{oneLog + "  - {name: a, url: 'https://b.example', origin: b.example}\n", `5:12: the name "a" is used twice`},
+		{oneLog + "    name: b\n", `5:5: mapping key "name" already defined at [2:5]`},
+		{`{"log_level": "info", "log_level": "warn", "logs": []}`, `1:23: mapping key "log_level" already defined at [1:2]`},
+		{"logs:\n  - url: https://a.example\n", `2:5: a log without "origin", the first line of its checkpoints`},
+		{"logs:\n  - origin: a.example\n", `2:5: a log without "url", where its checkpoint and tiles are`},
+		{"logs:\n  - {origin: \"a\\nb\", url: 'https://a.example'}\n", `2:5: origin and name must be one line each`},
+		{"logs:\n  - {origin: a, url: 'ftp://a.example'}\n", `2:22: "ftp://a.example" is not the address of a log; write it like https://log.example.com/api/v2`},
+		{"logs:\n  - {origin: a, url: 'https://a.example?x=1'}\n", `2:22: "https://a.example?x=1" is not the address of a log; write it like https://log.example.com/api/v2`},
+		{"data_dir: x\n", `: no log to mirror; "logs" must list at least one`},
+		{"logs: []\n", `1:7: no log to mirror; "logs" must list at least one`},
+		{"", `: no log to mirror; "logs" must list at least one`},
+		{"listen: {http: '8080'}\n" + oneLog, `1:16: "8080" is not an address; write it like 127.0.0.1:8080`},
+		{"listen: {http: ':99999'}\n" + oneLog, `1:16: ":99999" is not an address; write it like 127.0.0.1:8080`},
+		{"listen: {grpc: '127.0.0.1:8080'}\n" + oneLog, `1:16: 127.0.0.1:8080 is the address of "http" already`},
+		{"data_dir: a: b\n", `1:11: mapping value is not allowed in this context`},
+		{oneLog + "---\ndata_dir: b\n", `6:1: a second document; a configuration is one`},
+	} {
+		_, err := parseConfig("c.yaml", []byte(test.in))
+		if err == nil || strings.TrimPrefix(err.Error(), "c.yaml:") != strings.TrimPrefix(test.want, ":") {
+			t.Errorf("%q:\n got %v\nwant c.yaml:%s", test.in, err, test.want)
+		}
+	}
+}
+
+func TestConfigDefaults(t *testing.T) {
+	c, err := parseConfig(filepath.Join("etc", "c.yaml"), []byte(oneLog))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.DataDir != filepath.Join("etc", "understudy-data") || c.Listen != (Listen{"127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082"}) || c.TrustedRoot != "" {
+		t.Errorf("got %+v", c)
+	}
+	want := LogConfig{Name: "a", Source: "tiles", URL: "https://a.example/api", Origin: "a.example", Coverage: "full",
+		Poll: Duration(5 * time.Second), RequestsPerSecond: 20, StaleAfter: Duration(24 * time.Hour)}
+	if c.Logs[0] != want {
+		t.Errorf("got  %+v\nwant %+v", c.Logs[0], want)
+	}
+}
+
+// TestConfigBuiltIn holds the built-in configuration to the public shard and to
+// what a file of it says.
+func TestConfigBuiltIn(t *testing.T) {
+	c, err := parseConfig("built-in configuration", []byte(initialConfig))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Logs) != 1 || c.Logs[0].Origin != "log2025-1.rekor.sigstore.dev" || c.Logs[0].URL != "https://log2025-1.rekor.sigstore.dev/api/v2" || c.DataDir != "understudy-data" {
+		t.Errorf("got %+v", c)
+	}
+	// What stands there commented out is right as well, once it is uncommented.
+	all := strings.NewReplacer("#trusted", "trusted", "#stale", "stale", "#contact", "contact", "#log_level", "log_level", "#public", "public").Replace(initialConfig)
+	if _, err := parseConfig("understudy.yaml", []byte(all)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConfigPaths(t *testing.T) {
+	const vkey = "a.example+5e1f8d2b+AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB"
+	file := filepath.Join(t.TempDir(), "c.json")
+	json := `{
+	"data_dir": "../data", "trusted_root": "/abs/root.json", "stale_after": "1h",
+	"logs": [
+		{"origin": "a.example", "url": "https:\/\/a.example/", "public_key": "keys\/a.pem", "stale_after": "2h"},
+		{"origin": "b.example", "url": "http://b.example:8080/x", "public_key": "` + vkey + `"},
+		{"origin": "c.example - 12", "url": "http://c.example", "public_key": "-----BEGIN PUBLIC KEY-----\nx"}
+	]
+}`
+	if err := os.WriteFile(file, []byte("\ufeff"+json), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := loadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(file)
+	if c.DataDir != filepath.Join(filepath.Dir(dir), "data") || c.TrustedRoot != "/abs/root.json" {
+		t.Errorf("paths %q, %q", c.DataDir, c.TrustedRoot)
+	}
+	if c.Logs[0].PublicKey != filepath.Join(dir, "keys", "a.pem") || c.Logs[1].PublicKey != vkey || c.Logs[2].PublicKey != "-----BEGIN PUBLIC KEY-----\nx" {
+		t.Errorf("keys %+v", c.Logs)
+	}
+	if c.Logs[0].URL != "https://a.example" || c.Logs[0].Name != "a.example" {
+		t.Errorf("log %+v", c.Logs[0])
+	}
+	if c.Logs[0].StaleAfter != Duration(2*time.Hour) || c.Logs[1].StaleAfter != Duration(time.Hour) {
+		t.Errorf("stale_after %+v", c.Logs)
+	}
+}
+
+// FuzzConfig holds that no text makes the loader panic and that every mistake
+// names the file.
+func FuzzConfig(f *testing.F) {
+	f.Add(initialConfig)
+	f.Add(oneLog)
+	f.Add("{\"logs\": [{}]}")
+	f.Add("logs:\n- &a {name: x}\n- *a\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if _, err := parseConfig("c.yaml", []byte(text)); err != nil && !strings.HasPrefix(err.Error(), "c.yaml:") {
+			t.Errorf("%q: %v", text, err)
+		}
+	})
+}

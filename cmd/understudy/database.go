@@ -1,0 +1,68 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+
+	"github.com/understudy-log/understudy/storage"
+)
+
+// databaseDir is where the database stands inside the data directory.
+func (c *Config) databaseDir() string { return filepath.Join(c.DataDir, "db") }
+
+// absoluteDataDir names the data directory to another process.
+func (c *Config) absoluteDataDir() string {
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return c.DataDir // without a working directory there is nothing better
+	}
+	return dir
+}
+
+// tufDir is where TUF metadata is cached inside the data directory.
+func (c *Config) tufDir() string { return filepath.Join(c.DataDir, "tuf") }
+
+// openOrCreate opens the database of the data directory, or makes it.
+func (c *Config) openOrCreate(o storage.Options) (*storage.DB, error) {
+	exists, err := storage.Exists(c.databaseDir(), o)
+	if err != nil {
+		return nil, c.explainDatabase(err)
+	}
+	open := storage.Create
+	if exists {
+		open = storage.Open
+	}
+	db, err := open(c.databaseDir(), o)
+	if err != nil {
+		return nil, c.explainDatabase(err)
+	}
+	return db, nil
+}
+
+// openHeld opens the database of a stopped daemon.
+func (c *Config) openHeld(o storage.Options) (*storage.DB, error) {
+	db, err := storage.Open(c.databaseDir(), o)
+	if err != nil {
+		return nil, c.explainDatabase(err)
+	}
+	return db, nil
+}
+
+// explainDatabase says what an operator can do about a database that does not open.
+func (c *Config) explainDatabase(err error) error {
+	hint := ""
+	switch {
+	case errors.Is(err, storage.ErrLocked):
+		hint = "; stop the other understudy, or give this one its own data_dir"
+	case errors.Is(err, storage.ErrNotExist):
+		hint = "; check data_dir, or fill it with \"understudy serve\""
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		hint = "; make data_dir writable for this user"
+	case errors.Is(err, syscall.ENOSPC):
+		hint = "; free some space and start again: nothing that was acknowledged is lost"
+	}
+	return fmt.Errorf("data directory %s: %w%s", c.DataDir, err, hint)
+}

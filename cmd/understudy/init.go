@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// initialConfig is what "init" writes and what serve uses without a file.
+const initialConfig = `# Configuration of Understudy. Relative paths start at the folder of this file.
+
+# Everything that is stored. Give it room: a Rekor v2 shard with 50 million
+# entries takes about 50 GB.
+data_dir: ./understudy-data
+
+listen:
+  http: 127.0.0.1:8080    # tiles (C2SP tlog-tiles), for everybody
+  grpc: 127.0.0.1:8081    # entries and proofs, for everybody
+  admin: 127.0.0.1:8082   # metrics, health, backup, profiles: for you alone
+
+# Where keys come from: a Sigstore TrustedRoot JSON file. Without it, the public
+# one is fetched over TUF if a log below has no public_key.
+#trusted_root: trusted_root.json
+
+# From this checkpoint age on, answers say that they are stale.
+#stale_after: 24h
+
+# How the operators of the logs can reach you: stands in the User-Agent.
+#contact: ops@example.com
+
+# debug, info, warn or error.
+#log_level: info
+
+logs:
+  - name: rekor-v2                      # in metrics and messages
+    source: tiles
+    url: https://log2025-1.rekor.sigstore.dev/api/v2
+    origin: log2025-1.rekor.sigstore.dev  # first line of the log's checkpoints
+    #public_key: key.pem                # PEM file or vkey; else by origin from the trusted root
+    coverage: full                      # every entry from 0
+    poll: 5s
+    requests_per_second: 20             # the budget of requests to that server
+`
+
+func newInitCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "init",
+		Short: "Write a commented configuration file",
+		Long: `Init writes a commented configuration: ./understudy.yaml, or the file that
+--config names. It never overwrites a file.
+
+Exit codes: 0 written; 2 the file is there already or cannot be written.`,
+		Example: `  understudy init
+  understudy init --config /etc/understudy/understudy.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			name, err := cmd.Flags().GetString("config")
+			if err != nil {
+				return err
+			}
+			setDefault(&name, defaultConfigFile)
+			if err := writeNew(name, initialConfig); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wrote %s; look through it, then run: understudy serve --config %s\n", name, name)
+			return err
+		},
+	}
+}
+
+// writeNew writes a file that must not exist.
+func writeNew(name, text string) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s is there already and stays as it is; name another with --config", name)
+	}
+	if err != nil {
+		return fmt.Errorf("write configuration: %w", err)
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
+}

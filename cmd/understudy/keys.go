@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/understudy-log/understudy/mirror/trust"
+)
+
+// keyring finds the keys of logs: a log's own, then those of the trusted root.
+type keyring struct {
+	own  map[string][]trust.Key // by origin
+	root *trust.Root            // nil until there is one
+	from string                 // what root is, for messages
+
+	fetchRoot func(ctx context.Context, cacheDir string) (*trust.Root, error) // trust.FetchRoot
+}
+
+// newKeyring reads the keys and the trusted root that c names.
+func newKeyring(c *Config) (*keyring, error) {
+	k := &keyring{own: map[string][]trust.Key{}, fetchRoot: trust.FetchRoot}
+	for i, log := range c.Logs {
+		if log.PublicKey == "" {
+			continue
+		}
+		key, err := log.readKey()
+		if err != nil {
+			return nil, c.mistake(err.Error(), "logs", i, "public_key")
+		}
+		k.own[log.Origin] = []trust.Key{key}
+	}
+	if c.TrustedRoot == "" {
+		return k, nil
+	}
+	root, err := trust.LoadRoot(c.TrustedRoot)
+	if err != nil {
+		return nil, c.mistake(err.Error(), "trusted_root")
+	}
+	k.root, k.from = root, c.TrustedRoot
+	return k, nil
+}
+
+func (l *LogConfig) readKey() (trust.Key, error) {
+	if l.keyIsInline() {
+		return trust.ParseKey([]byte(l.PublicKey))
+	}
+	data, err := os.ReadFile(l.PublicKey)
+	if err != nil {
+		return trust.Key{}, fmt.Errorf("read public key: %w", err)
+	}
+	key, err := trust.ParseKey(data)
+	if err != nil {
+		return trust.Key{}, fmt.Errorf("%s: %w", l.PublicKey, err)
+	}
+	return key, nil
+}
+
+// keys returns the keys of a log; the error says why there are none.
+func (k *keyring) keys(origin string) ([]trust.Key, error) {
+	if keys := k.own[origin]; len(keys) > 0 {
+		return keys, nil
+	}
+	if k.root == nil {
+		return nil, fmt.Errorf("no key is known for %q yet: it has no public_key, and no trusted root is there", origin)
+	}
+	if keys := k.root.Keys(origin); len(keys) > 0 {
+		return keys, nil
+	}
+	return nil, fmt.Errorf("%s lists no key for %q: give its public_key, or check the origin", k.from, origin)
+}
+
+// missing reports whether the key of some origin can only come from a root that is
+// not there.
+func (k *keyring) missing(origins []string) bool {
+	return k.root == nil && slices.ContainsFunc(origins, func(origin string) bool { return k.own[origin] == nil })
+}
+
+// fetchTimeout bounds one try to fetch the trusted root.
+const fetchTimeout = 2 * time.Minute
+
+// fetch gets the public trusted root over TUF, or from its cache. It tries again
+// until ctx ends, and tells failed of every failure.
+func (k *keyring) fetch(ctx context.Context, cacheDir string, logger *slog.Logger, failed func(error)) error {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = time.Second, time.Minute
+	root, err := backoff.Retry(ctx, func() (*trust.Root, error) {
+		try, cancel := context.WithTimeout(ctx, fetchTimeout)
+		defer cancel()
+		return k.fetchRoot(try, cacheDir)
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(0), backoff.WithNotify(func(err error, next time.Duration) {
+		logger.Warn("the trusted root cannot be fetched; it is tried again", "error", err, "next_try", next.Round(time.Second))
+		failed(err)
+	}))
+	if err != nil {
+		return err
+	}
+	k.root, k.from = root, "the public trusted root"
+	return nil
+}
+
+// fetchCached is fetch without the network.
+func (k *keyring) fetchCached(ctx context.Context, cacheDir string) error {
+	offline, cancel := context.WithCancel(ctx)
+	cancel() // every request fails at once, and the cache answers
+	missing := fmt.Errorf("no valid trusted root is cached in %s: give a trusted root file, or let \"understudy serve\" fetch it", cacheDir)
+	if _, err := os.Stat(cacheDir); err != nil {
+		return missing
+	}
+	root, err := k.fetchRoot(offline, cacheDir)
+	if err != nil {
+		return missing
+	}
+	k.root, k.from = root, "the cached trusted root"
+	return nil
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/understudy-log/understudy/cmd/internal/rest"
+	"github.com/understudy-log/understudy/storage"
+)
+
+// memoryLimit is where the garbage collector begins to work harder. Pebble's cache
+// is not counted in it; together they stay under 512 MiB.
+const memoryLimit = 400 << 20
+
+// stopTime is how long a clean stop may take.
+const stopTime = 9 * time.Second
+
+func newServeCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Follow the configured logs and serve what is held",
+		Long: `Serve follows the configured logs, verifies and stores everything, and serves
+tiles over HTTP and entries and proofs over gRPC. It listens at once, also when
+every upstream is dead, and goes on serving what it holds.
+
+Without a configuration file it mirrors the public Rekor v2 shard into
+./understudy-data and listens on loopback only.
+
+It logs to standard error. SIGTERM or SIGINT stops it cleanly; a second one at
+once, which loses nothing either.
+
+Exit codes: 0 stopped by a signal; 2 it could not start, or the disk failed.`,
+		Example: `  understudy serve
+  understudy serve --config /etc/understudy/understudy.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := configOf(cmd)
+			if err != nil {
+				return err
+			}
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+				return err
+			}
+			if os.Getenv("GOMEMLIMIT") == "" {
+				debug.SetMemoryLimit(memoryLimit)
+			}
+			logger := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+			return serve(cmd.Context(), c, logger)
+		},
+	}
+}
+
+// serve runs the daemon until a signal ends it.
+func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+
+	listeners, err := listen(c)
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+
+	fatal := make(chan error)
+	done := make(chan error, 1)
+	go func() {
+		done <- runDaemon(ctx, c, listeners, logger, func(err error) {
+			fatal <- err
+			select {} // storage must not go on; the process ends now
+		})
+	}()
+	select {
+	case err := <-done:
+		return err
+	case err := <-fatal:
+		return c.explainFatal(err)
+	case <-ctx.Done():
+	}
+	logger.Info("stopping")
+	select {
+	case err := <-done:
+		return err
+	case err := <-fatal:
+		return c.explainFatal(err)
+	case <-time.After(stopTime):
+		return fmt.Errorf("not everything stopped within %v; what was acknowledged is on disk", stopTime)
+	}
+}
+
+func (c *Config) explainFatal(err error) error {
+	return fmt.Errorf("the disk of %s failed: %w; nothing that was acknowledged is lost: look after the disk and its free space, then start again", c.DataDir, err)
+}
+
+// listeners are the sockets of the daemon.
+type listeners struct{ http, grpc, admin net.Listener }
+
+// listen opens the sockets, so that a mistake in an address shows before anything
+// else happens.
+func listen(c *Config) (_ *listeners, err error) {
+	l := &listeners{}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	for _, socket := range []struct {
+		key, address string
+		listener     *net.Listener
+	}{
+		{"http", c.Listen.HTTP, &l.http}, {"grpc", c.Listen.GRPC, &l.grpc}, {"admin", c.Listen.Admin, &l.admin},
+	} {
+		*socket.listener, err = net.Listen("tcp", socket.address)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("listen for %s on %s: another program has that port; stop it, or change listen.%s in the configuration", socket.key, socket.address, socket.key)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listen for %s: %w; change listen.%s in the configuration", socket.key, err, socket.key)
+		}
+	}
+	l.http, l.grpc = rest.LimitConnections(l.http), rest.LimitConnections(l.grpc)
+	return l, nil
+}
+
+func (l *listeners) close() {
+	for _, listener := range []net.Listener{l.http, l.grpc, l.admin} {
+		if listener != nil {
+			listener.Close()
+		}
+	}
+}
+
+// runDaemon opens the database and serves until ctx ends; when it returns, nothing
+// runs any more and the database is closed.
+func runDaemon(ctx context.Context, c *Config, l *listeners, logger *slog.Logger, fatal func(error)) error {
+	keys, err := newKeyring(c)
+	if err != nil {
+		return err
+	}
+	db, err := c.openOrCreate(storage.Options{Logger: logger, Fatal: fatal})
+	if err != nil {
+		return err
+	}
+	d, err := newDaemon(c, keys, db, logger)
+	if err == nil {
+		err = d.run(ctx, l)
+	}
+	return errors.Join(err, db.Close())
+}

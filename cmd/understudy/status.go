@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/understudy-log/understudy/cmd/internal/rest"
+	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/storage"
+)
+
+// watchInterval is the time between two pictures of "status --watch".
+const watchInterval = time.Second
+
+func newStatusCommand() *cobra.Command {
+	var watch, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what is held of each log and how it is followed",
+		Long: `Status asks the running daemon, on its admin address, how it is. When none
+runs, it reads the data directory and shows what is held.
+
+For each log it shows how upstream is, how much of the log is held, how fast a
+catch-up goes, and what is wrong.
+
+With --json it prints the same as one JSON object; with --watch as well, one
+object a second, one per line.
+
+Exit codes: 0 shown, whatever it shows; 2 neither daemon nor data answered.`,
+		Example: `  understudy status
+  understudy status --watch
+  understudy status --json | jq '.logs[] | {name, next_index, tree_size, problem}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := configOf(cmd)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			show, redraw := statusText, watch && !asJSON && isTerminal(out)
+			switch {
+			case asJSON:
+				show = func(s rest.Status) string { return statusJSON(s, watch) }
+			case watch && !redraw:
+				show = statusLines
+			}
+			if watch {
+				return watchStatus(cmd.Context(), c, out, show, redraw)
+			}
+			s, err := statusOf(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			_, err = io.WriteString(out, show(s))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "show it again every second, until interrupted")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// statusOf asks the daemon, or reads the data of a stopped one.
+func statusOf(ctx context.Context, c *Config) (rest.Status, error) {
+	s, err := daemonStatus(ctx, c)
+	if !errors.Is(err, errNoDaemon) {
+		return s, err
+	}
+	held, heldErr := heldStatus(c)
+	if errors.Is(heldErr, storage.ErrLocked) {
+		return held, fmt.Errorf("%w, but another process uses %s; is listen.admin in the configuration that of the daemon?", err, c.DataDir)
+	}
+	if heldErr != nil {
+		return held, fmt.Errorf("%w, and there is no data to look at: %w", err, heldErr)
+	}
+	return held, nil
+}
+
+// heldStatus describes what the data directory of a stopped daemon holds.
+func heldStatus(c *Config) (s rest.Status, err error) {
+	db, err := c.openHeld(storage.Options{ReadOnly: true})
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	s = rest.Status{Version: version(), DataDir: c.absoluteDataDir(), StorageBytes: db.DiskUsage()}
+	for _, origin := range db.Origins() {
+		name, url := origin, ""
+		for _, log := range c.Logs {
+			if log.Origin == origin {
+				name, url = log.Name, log.URL
+			}
+		}
+		tree, err := db.OpenTree(origin)
+		if err != nil {
+			s.Logs = append(s.Logs, mirror.Status{Name: name, Origin: origin, OriginHash: mirror.OriginHash(origin), URL: url,
+				Problem: &mirror.Problem{Reason: mirror.ProblemStorage, Text: err.Error()}})
+			continue
+		}
+		s.Logs = append(s.Logs, mirror.Describe(name, url, tree.State(), origin))
+	}
+	return s, nil
+}
+
+// watchStatus shows the status every second until it is interrupted, in the place of
+// the one before if redraw is set. Then it also waits for a daemon that is not there.
+func watchStatus(ctx context.Context, c *Config, out io.Writer, show func(rest.Status) string, redraw bool) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	back := ""
+	for {
+		s, err := statusOf(ctx, c)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !redraw {
+			return err
+		}
+		text := ""
+		if err != nil {
+			text = err.Error() + "\n"
+		} else {
+			text = show(s)
+		}
+		if redraw {
+			lines := strings.Count(text, "\n")
+			text = back + "\x1b[?7l" + text + "\x1b[?7h" // long lines are cut: a wrapped one counts twice
+			back = fmt.Sprintf("\x1b[%dA\x1b[J", lines)
+		}
+		if _, err := io.WriteString(out, text); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(watchInterval):
+		}
+	}
+}
+
+// statusJSON is the status as JSON, on one line or spread.
+func statusJSON(s rest.Status, oneLine bool) string {
+	indent := "  "
+	if oneLine {
+		indent = ""
+	}
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetIndent("", indent)
+	if err := e.Encode(s); err != nil {
+		panic(err) // a Status has nothing that JSON lacks
+	}
+	return b.String()
+}
+
+// statusText is the status for a person.
+func statusText(s rest.Status) string {
+	var b strings.Builder
+	state := "running"
+	if !s.Running {
+		state = "not running; this is what is held"
+	}
+	fmt.Fprintf(&b, "understudy %s in %s: %s, %s on disk\n", s.Version, s.DataDir, state, bytesText(s.StorageBytes))
+	for _, log := range s.Logs {
+		fmt.Fprintf(&b, "\n%s (%s)\n", log.Name, log.Origin)
+		fmt.Fprintf(&b, "  held      %s\n", heldText(log))
+		fmt.Fprintf(&b, "            %s\n", bar(log, 48))
+		if left := leftText(log); left != "" {
+			fmt.Fprintf(&b, "  copying   %s\n", left)
+		}
+		if log.HasCheckpoint {
+			fmt.Fprintf(&b, "  newest    checkpoint of %s entries, vouched for %s ago\n", number(log.TreeSize), seconds(log.CheckpointAge))
+		}
+		if s.Running {
+			fmt.Fprintf(&b, "  upstream  %s; answers are %s\n", orDash(log.UpstreamState), orDash(log.Source))
+		}
+		if log.Problem != nil {
+			fmt.Fprintf(&b, "  problem   %s: %s%s\n", log.Problem.Reason, log.Problem.Text, sinceText(log.Problem.Since))
+		}
+	}
+	return b.String()
+}
+
+// statusLines is the status with one line per log, for files and pipes.
+func statusLines(s rest.Status) string {
+	var b strings.Builder
+	for _, log := range s.Logs {
+		fmt.Fprintf(&b, "%s %s: %s", time.Now().UTC().Format(time.RFC3339), log.Name, heldText(log))
+		if left := leftText(log); left != "" {
+			fmt.Fprintf(&b, ", %s", left)
+		}
+		if !s.Running {
+			b.WriteString(", not running")
+		} else {
+			fmt.Fprintf(&b, ", upstream %s", orDash(log.UpstreamState))
+		}
+		if log.Problem != nil {
+			fmt.Fprintf(&b, ", problem %s", log.Problem.Reason)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// share is the part of the newest checkpoint's tree that is held, from 0 to 1.
+func share(log mirror.Status) float64 {
+	switch {
+	case !log.HasCheckpoint:
+		return 0
+	case log.NextIndex >= log.TreeSize:
+		return 1
+	}
+	return float64(log.NextIndex) / float64(log.TreeSize)
+}
+
+func heldText(log mirror.Status) string {
+	if !log.HasCheckpoint {
+		return "nothing yet"
+	}
+	return fmt.Sprintf("%s of %s entries, %s", number(log.NextIndex), number(log.TreeSize), percent(share(log)))
+}
+
+// percent rounds down: 100 % is said only when all is there.
+func percent(share float64) string {
+	return fmt.Sprintf("%.1f %%", float64(int(share*1000))/10)
+}
+
+func leftText(log mirror.Status) string {
+	if log.EntriesPerSecond <= 0 || log.NextIndex >= log.TreeSize {
+		return ""
+	}
+	return fmt.Sprintf("%s entries/s, %s left", number(uint64(log.EntriesPerSecond)), seconds(log.SecondsLeft))
+}
+
+func bar(log mirror.Status, width int) string {
+	full := int(share(log) * float64(width))
+	return "[" + strings.Repeat("#", full) + strings.Repeat("-", width-full) + "]"
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func sinceText(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(" (for %s)", seconds(time.Since(t).Seconds()))
+}
+
+func seconds(s float64) string {
+	return (time.Duration(s) * time.Second).String()
+}
+
+// number groups digits by three.
+func number(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func bytesText(n uint64) string {
+	const kilo = 1000
+	if n < kilo {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n), 0
+	for value >= kilo && unit < len("kMGTPE") {
+		value /= kilo
+		unit++
+	}
+	return fmt.Sprintf("%.1f %cB", value, "kMGTPE"[unit-1])
+}

@@ -1,0 +1,310 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// faults makes operations of a file system fail from a moment on.
+type faults struct {
+	on   atomic.Bool
+	ops  []operation
+	path string // part of the names of the files concerned
+	err  error
+}
+
+func (f *faults) before(o operation, path string) error {
+	if f.on.Load() && slices.Contains(f.ops, o) && strings.Contains(path, f.path) {
+		return f.err
+	}
+	return nil
+}
+
+// TestFailedWrite lets the disk refuse what a commit or a flush needs. The cause reaches
+// Fatal, which ends the process; nothing is acknowledged; and opening what is on the
+// disk then recovers.
+func TestFailedWrite(t *testing.T) {
+	entries := testEntries(600)
+	naive := newNaiveTree(entries)
+	for _, f := range []*faults{
+		{ops: []operation{opWrite}, path: ".log", err: syscall.ENOSPC},
+		{ops: []operation{opWrite}, path: ".log", err: syscall.EIO},
+		{ops: []operation{opSync}, path: ".log", err: syscall.EIO},
+		{ops: []operation{opWrite}, path: ".sst", err: syscall.ENOSPC},
+		{ops: []operation{opSync}, path: ".sst", err: syscall.EIO},
+		{ops: []operation{opChange}, path: ".sst", err: syscall.ENOSPC},
+		{ops: []operation{opWrite}, path: "MANIFEST", err: syscall.ENOSPC},
+		{ops: []operation{opSync}, path: "MANIFEST", err: syscall.EIO},
+		{ops: []operation{opWrite, opSync, opChange}, path: "", err: syscall.ENOSPC},
+	} {
+		t.Run(fmt.Sprintf("%v of %s on %v", f.err, f.path, f.ops), func(t *testing.T) {
+			disk := vfs.NewCrashableMem()
+			cause := make(chan error, 1)
+			db := createDB(t, Options{FS: &hookFS{disk, f.before}, Fatal: func(err error) {
+				cause <- err
+				select {} // as os.Exit: nothing comes after it on this goroutine
+			}})
+			tree := createTree(t, db, "log")
+			extend(t, tree, entries[:300])
+			acked := tree.State()
+			f.on.Store(true)
+			done := make(chan error, 1)
+			go func() {
+				s, err := tree.Extend(entries[300:], sign("log"))
+				if err == nil {
+					acked = s
+					err = db.pebble.Flush()
+				}
+				done <- err
+			}()
+			select {
+			case err := <-cause:
+				if !errors.Is(err, f.err) {
+					t.Fatalf("Fatal got %v, want %v", err, f.err)
+				}
+			case err := <-done:
+				t.Fatalf("ended with %v, and Fatal was not called", err)
+			}
+			if !errors.Is(db.Err(), f.err) {
+				t.Errorf("Err is %v", db.Err())
+			}
+			if f.path == ".log" && tree.State().Head.Size != 300 {
+				t.Errorf("head is at %d, and the disk has not taken it", tree.State().Head.Size)
+			}
+			if strings.Contains(f.path, ".log") {
+				if err := second(tree.View().Root(301)); !errors.Is(err, ErrNotHeld) {
+					t.Errorf("what was not acknowledged is served: %v", err)
+				}
+			}
+			recovers(t, disk, naive, entries, acked.Head.Size)
+		})
+	}
+}
+
+// recovers opens what is on the disk, with all that was not synced gone.
+func recovers(t *testing.T, disk *vfs.MemFS, naive *naiveTree, entries [][]byte, acked uint64) {
+	t.Helper()
+	db, err := Open("data", Options{FS: disk.CrashClone(vfs.CrashCloneCfg{})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeDB(t, db)
+	tree := openTree(t, db, "log")
+	s := tree.State()
+	if s.Head.Size < acked || s.Head != naive.head(s.Head.Size) {
+		t.Fatalf("head after recovery is %+v, acknowledged were %d", s.Head, acked)
+	}
+	checkTree(t, tree)
+	extend(t, tree, entries[s.Head.Size:])
+	checkTree(t, tree)
+}
+
+// TestFailedCommitIsAnError: where Fatal returns, Extend and all others return the
+// error, and nothing changes any more.
+func TestFailedCommitIsAnError(t *testing.T) {
+	f := &faults{ops: []operation{opSync}, path: ".log", err: syscall.EIO}
+	db, err := Create("data", Options{FS: &hookFS{vfs.NewMem(), f.before}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree := createTree(t, db, "log")
+	extend(t, tree, testEntries(3))
+	before := tree.State()
+	f.on.Store(true)
+	if _, err := tree.Extend(testEntries(3), sign("log")); !errors.Is(err, syscall.EIO) {
+		t.Errorf("extend: %v", err)
+	}
+	f.on.Store(false)
+	for what, err := range map[string]error{
+		"extend":      second(tree.Extend(testEntries(3), sign("log"))),
+		"advance":     second(tree.Advance(before.Pending, nil, nil)),
+		"archive":     tree.Archive(before.Pending),
+		"seen":        tree.Seen(start.AddDate(1, 0, 0)),
+		"quarantine":  tree.Quarantine(Evidence{}),
+		"create tree": second(db.CreateTree("another")),
+	} {
+		if !errors.Is(err, syscall.EIO) {
+			t.Errorf("%s after a failed sync: %v, want the cause", what, err)
+		}
+	}
+	if tree.State() != before {
+		t.Error("state changed")
+	}
+}
+
+// TestFailedRead lets the disk refuse to read what is asked for.
+func TestFailedRead(t *testing.T) {
+	f := &faults{ops: []operation{opRead}, path: ".sst", err: syscall.EIO}
+	disk := vfs.NewMem()
+	entries := testEntries(600)
+	db := createDB(t, Options{FS: disk})
+	extend(t, createTree(t, db, "log"), entries)
+	if err := db.pebble.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	for what, read := range map[string]func(*View) error{
+		"entry":     func(v *View) error { return second(v.Entry(3)) },
+		"bundle":    func(v *View) error { return second(v.Bundle(1, 256)) },
+		"tile":      func(v *View) error { return second(v.Tile(0, 0, 256)) },
+		"inclusion": func(v *View) error { return second(v.InclusionProof(3, 600)) },
+		"index":     func(v *View) error { return third(v.Index(LeafHash(entries[3]))) },
+		"archive":   func(v *View) error { return third(v.Checkpoint(599)) },
+		"check": func(v *View) error {
+			return second(v.tree.Check(context.Background(), CheckOptions{}))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var cause atomic.Pointer[error]
+			db, err := Open("data", Options{FS: &hookFS{disk, f.before}, CacheBytes: 1, Fatal: func(err error) { cause.CompareAndSwap(nil, &err) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeDB(t, db)
+			v := openTree(t, db, "log").View()
+			defer v.Close()
+			f.on.Store(true)
+			defer f.on.Store(false)
+			if err := read(v); !errors.Is(err, syscall.EIO) {
+				t.Errorf("error is %v, want that of the disk", err)
+			}
+			if err := cause.Load(); err == nil || !errors.Is(*err, syscall.EIO) {
+				t.Errorf("Fatal got %v", err)
+			}
+		})
+	}
+	t.Run("open", func(t *testing.T) {
+		f.on.Store(true)
+		defer f.on.Store(false)
+		if db, err := Open("data", Options{FS: &hookFS{disk, f.before}, Fatal: func(error) {}}); !errors.Is(err, syscall.EIO) {
+			t.Errorf("open gives %v, %v, want the disk's error", db, err)
+		}
+	})
+}
+
+func third[A, B any](_ A, _ B, err error) error { return err }
+
+// TestDamagedBlock flips bits all over the tables, one at a time. What is served is
+// right or an error, Check names what cannot be read, and the process lives.
+func TestDamagedBlock(t *testing.T) {
+	disk := vfs.NewCrashableMem()
+	entries := testEntries(600)
+	naive := newNaiveTree(entries)
+	db := createDB(t, Options{FS: disk})
+	extend(t, createTree(t, db, "log"), entries)
+	if err := db.pebble.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	var damaged, unopened int
+	for _, name := range tables(t, disk) {
+		size := len(readAll(t, disk, name))
+		for at := 0; at < size; at += 1 + size/50 {
+			sick := disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0})
+			flipByte(t, sick, name, at)
+			db, err := Open("data", Options{FS: sick, Fatal: func(err error) { t.Errorf("byte %d of %s: fatal: %v", at, name, err) }})
+			if err != nil {
+				unopened++
+				continue
+			}
+			if tree, err := db.OpenTree("log"); err != nil {
+				unopened++
+			} else {
+				v := tree.View()
+				wrong := servesOnlyTruth(t, v, naive, entries)
+				v.Close()
+				report, err := tree.Check(context.Background(), CheckOptions{MaxProblems: 10_000})
+				if err != nil {
+					t.Errorf("byte %d of %s: check: %v", at, name, err)
+				}
+				if wrong && len(report.Problems) == 0 {
+					t.Errorf("byte %d of %s: check found nothing", at, name)
+				}
+				if wrong {
+					damaged++
+				}
+			}
+			closeDB(t, db)
+		}
+	}
+	if damaged < 10 {
+		t.Errorf("%d flips damaged what is served, %d what is needed to open: too few", damaged, unopened)
+	}
+}
+
+// servesOnlyTruth reads everything, and says whether anything could not be read.
+func servesOnlyTruth(t *testing.T, v *View, naive *naiveTree, entries [][]byte) (damage bool) {
+	t.Helper()
+	judge := func(right bool, err error) {
+		t.Helper()
+		var d *DamageError
+		switch {
+		case errors.As(err, &d):
+			damage = true
+		case err != nil || !right:
+			t.Errorf("wrong data, or a wrong error: %v", err)
+		}
+	}
+	for i, want := range entries {
+		entry, err := v.Entry(uint64(i))
+		judge(slices.Equal(entry, want), err)
+		path, err := v.InclusionProof(uint64(i), 600)
+		judge(slices.Equal(path, naive.inclusion(uint64(i), 600)), err)
+		index, ok, err := v.Index(naive.leaves[i])
+		judge(ok && index == uint64(i), err)
+	}
+	return damage
+}
+
+func tables(t *testing.T, disk vfs.FS) (names []string) {
+	t.Helper()
+	all, err := disk.List("data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range all {
+		if strings.HasSuffix(name, ".sst") {
+			names = append(names, "data/"+name)
+		}
+	}
+	return names
+}
+
+func readAll(t *testing.T, disk vfs.FS, name string) []byte {
+	t.Helper()
+	f, err := disk.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, info.Size())
+	if _, err := f.ReadAt(b, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func flipByte(t *testing.T, disk vfs.FS, name string, at int) {
+	t.Helper()
+	b := readAll(t, disk, name)
+	f, err := disk.OpenReadWrite(name, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt([]byte{b[at] ^ 0x10}, int64(at)); err != nil {
+		t.Fatal(err)
+	}
+}

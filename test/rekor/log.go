@@ -1,0 +1,199 @@
+// Package rekor runs a real Rekor v2 log on loopback: the unmodified rekor-tiles
+// server with its POSIX storage for writes, and a file server over that storage for
+// reads, as operators of Rekor v2 do. Entries are written by rekor-tiles' own client,
+// signed under certificates of a small authority that lives for one test.
+package rekor
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/understudy-log/understudy/test/process"
+)
+
+// checkpointInterval is the server's: short, because a write waits for the
+// checkpoint that covers it.
+const checkpointInterval = 250 * time.Millisecond
+
+// Config says how a Log is run. All fields but Intercept must be set.
+type Config struct {
+	Binary string // the rekor-tiles POSIX server
+	Dir    string // an existing, empty folder for everything that the log keeps
+	Origin string // the host name that the log signs for, without a port
+
+	// Intercept, if set, wraps the file server; it sees paths below ReadURL, such
+	// as /tile/0/000. It misbehaves for tests.
+	Intercept func(http.Handler) http.Handler
+}
+
+// Log is a running Rekor v2 log.
+type Log struct {
+	Origin          string
+	ReadURL         string // prefix of checkpoint and tile/..., ends in /api/v2
+	VKey            string // verification key line, https://c2sp.org/signed-note
+	TrustedRootFile string // what upstream publishes: Sigstore TrustedRoot JSON
+	PublicKeyFile   string // PEM (SPKI)
+	VKeyFile        string
+
+	config    Config
+	readAddr  string
+	authority *authority
+
+	writeURL string           // of the running server
+	server   *process.Process // nil before the first start
+	files    *http.Server
+}
+
+// Start creates the log's keys and trusted root in config.Dir and runs it. Close
+// ends it.
+func Start(ctx context.Context, config Config) (*Log, error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	authority, err := newAuthority()
+	if err != nil {
+		return nil, err
+	}
+	vkey, err := note.NewEd25519VerifierKey(config.Origin, public)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := process.FreeAddrs(1)
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{
+		Origin:          config.Origin,
+		ReadURL:         "http://" + addrs[0] + "/api/v2",
+		VKey:            vkey,
+		TrustedRootFile: filepath.Join(config.Dir, "trusted_root.json"),
+		PublicKeyFile:   filepath.Join(config.Dir, "key.pem"),
+		VKeyFile:        filepath.Join(config.Dir, "key.vkey"),
+		config:          config,
+		readAddr:        addrs[0],
+		authority:       authority,
+	}
+	if err := l.writeFiles(public, private); err != nil {
+		return nil, err
+	}
+	if err := l.Restart(ctx); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Restart runs the log again where it was left, with the same ReadURL.
+func (l *Log) Restart(ctx context.Context) error {
+	if err := l.serveFiles(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	addrs, err := process.FreeAddrs(3)
+	if err != nil {
+		return err
+	}
+	l.writeURL = "http://" + addrs[0]
+	l.server, err = process.Start(filepath.Join(l.config.Dir, "server.log"), l.config.Binary, "serve",
+		"--hostname="+l.Origin,
+		"--storage-dir="+l.storageDir(),
+		"--signer-filepath="+l.signerFile(),
+		"--checkpoint-interval="+checkpointInterval.String(),
+		"--http-address=127.0.0.1", "--http-port="+portOf(addrs[0]),
+		"--grpc-address=127.0.0.1", "--grpc-port="+portOf(addrs[1]),
+		"--http-metrics-port="+portOf(addrs[2]))
+	if err != nil {
+		return err
+	}
+	return l.server.Until(ctx, func(ctx context.Context) error { return getOK(ctx, l.writeURL+"/healthz") })
+}
+
+// Kill takes the whole log away at once, as a dead machine would: SIGKILL for the
+// server, and no more answers from the file server.
+func (l *Log) Kill() {
+	if l.server != nil {
+		l.server.Kill()
+	}
+	if l.files != nil {
+		l.files.Close()
+	}
+}
+
+// Close ends the log; its files stay.
+func (l *Log) Close() { l.Kill() }
+
+// serveFiles makes the storage folder readable at ReadURL.
+func (l *Log) serveFiles() error {
+	if err := os.MkdirAll(l.storageDir(), 0o755); err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", l.readAddr)
+	if err != nil {
+		return err
+	}
+	handler := http.FileServer(http.Dir(l.storageDir()))
+	if l.config.Intercept != nil {
+		handler = l.config.Intercept(handler)
+	}
+	l.files = &http.Server{Handler: http.StripPrefix("/api/v2", handler)}
+	go l.files.Serve(listener) // ends with Kill
+	return nil
+}
+
+func (l *Log) storageDir() string { return filepath.Join(l.config.Dir, "storage") }
+func (l *Log) signerFile() string { return filepath.Join(l.config.Dir, "signer.pem") }
+
+func (l *Log) writeFiles(public ed25519.PublicKey, private ed25519.PrivateKey) error {
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return err
+	}
+	trustedRoot, err := trustedRootJSON(l.Origin, public, l.authority)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(l.signerFile(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), 0o600),
+		os.WriteFile(l.PublicKeyFile, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), 0o600),
+		os.WriteFile(l.VKeyFile, []byte(l.VKey), 0o600),
+		os.WriteFile(l.TrustedRootFile, trustedRoot, 0o600))
+}
+
+func portOf(addr string) string {
+	_, port, _ := net.SplitHostPort(addr) // addr is a listener's
+	return port
+}
+
+func getOK(ctx context.Context, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, response.Status)
+	}
+	return nil
+}
