@@ -97,7 +97,7 @@ generate: ## generate code from the .proto files (needs protoc)
 .PHONY: rules
 rules: ## check and test the Prometheus rules
 	@if command -v promtool >/dev/null; then \
-		promtool check rules deploy/prometheus/*.rules.yml && promtool test rules deploy/prometheus/*.test.yml; \
+		promtool check rules deploy/prometheus/*.rules.yml && promtool test rules deploy/prometheus/*_test.yml; \
 	else $(call skip,there is no promtool); fi
 
 FUZZTIME := 20s

@@ -160,6 +160,15 @@ var contents = []fault{
 	{name: "corrupt bundle", make: func(*synthetic.Log) synthetic.Fault { return synthetic.CorruptBundle(4) }, reason: mirror.ProblemBundle},
 	{name: "corrupt bundle held in part", make: func(*synthetic.Log) synthetic.Fault { return synthetic.CorruptBundle(3) }, reason: mirror.ProblemBundle},
 	{name: "garbage tile 0", make: func(*synthetic.Log) synthetic.Fault { return synthetic.GarbageTile(0) }, reason: mirror.ProblemTile},
+	// A tile that no checkpoint covers directly: believed, it would look like a fork.
+	{name: "garbage inner tile", make: func(*synthetic.Log) synthetic.Fault {
+		garbage := synthetic.GarbageTile(0)
+		return func(q synthetic.Request, a *synthetic.Answer) {
+			if q.Width == 256 && q.Index == 3 {
+				garbage(q, a)
+			}
+		}
+	}, reason: mirror.ProblemTile, needsState: true},
 	{name: "garbage tile 1", make: func(*synthetic.Log) synthetic.Fault { return synthetic.GarbageTile(1) }, reason: mirror.ProblemTile},
 }
 

@@ -118,7 +118,7 @@ func bigLife(t *testing.T) (*vfs.MemFS, script) {
 	if err := to(0, held).do(db); err != nil {
 		t.Fatal(err)
 	}
-	if err := flush.do(db); err != nil {
+	if err := errors.Join(flush.do(db), compact.do(db)); err != nil {
 		t.Fatal(err)
 	}
 	closeDB(t, db)

@@ -338,7 +338,11 @@ func (db *DB) Backup(dir string) (err error) {
 }
 
 // DiskUsage returns the bytes that the database takes on disk.
-func (db *DB) DiskUsage() uint64 { return db.pebble.Metrics().DiskSpaceUsage() }
+func (db *DB) DiskUsage() uint64 {
+	m := db.pebble.Metrics()
+	// Of the open log file Pebble counts only what is preallocated.
+	return m.DiskSpaceUsage() - m.WAL.PhysicalSize + max(m.WAL.PhysicalSize, m.WAL.Size)
+}
 
 // Origins returns the origins of all trees, sorted.
 func (db *DB) Origins() []string {

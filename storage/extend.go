@@ -273,12 +273,15 @@ func (t *Tree) Seen(at time.Time) (err error) {
 	if s.Mirrored.ref() == s.Pending.ref() {
 		s.Mirrored.LastSeen = at
 	}
-	t.state.Store(&s)
-	if at.Sub(t.saved) < seenInterval {
-		return nil
+	if at.Sub(t.saved) >= seenInterval {
+		key := t.id.checkpoint(s.Pending.Head, s.Pending.textHash())
+		if err := t.db.pebble.Set(key, encodeCheckpoint(s.Pending), pebble.NoSync); err != nil {
+			return fmt.Errorf("note when the checkpoint of size %d was seen: %w", s.Pending.Size, err)
+		}
+		t.saved = at
 	}
-	t.saved = at
-	return t.db.pebble.Set(t.id.checkpoint(s.Pending.Head, s.Pending.textHash()), encodeCheckpoint(s.Pending), pebble.NoSync)
+	t.state.Store(&s)
+	return nil
 }
 
 // Archive keeps a verified checkpoint that does not move the tree: an older one, or one

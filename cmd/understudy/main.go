@@ -1,7 +1,7 @@
 // Command understudy mirrors transparency logs, verifies every hash, and goes on
 // serving entries, proofs and tiles while the upstream log is unreachable.
 //
-// Run "understudy --help" for its verbs, docs/operate.md for its operation.
+// "understudy --help" describes its verbs, README.md its operation.
 package main
 
 import (

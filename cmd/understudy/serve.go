@@ -18,8 +18,8 @@ import (
 	"github.com/understudy-log/understudy/storage"
 )
 
-// memoryLimit is where the garbage collector begins to work harder. Pebble's cache
-// is not counted in it; together they stay under 512 MiB.
+// memoryLimit is where the garbage collector begins to work harder, so that the
+// process stays under 512 MiB. Without cgo, Pebble's cache is counted in it.
 const memoryLimit = 400 << 20
 
 // stopTime is how long a clean stop may take.

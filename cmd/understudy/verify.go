@@ -218,33 +218,34 @@ func (o *verifyOptions) keyring(ctx context.Context) (*keyring, error) {
 
 // opener returns what opens checkpoints: with the key given, else with the keyring.
 func (o *verifyOptions) opener(ctx context.Context) (func(raw []byte) (*trust.Checkpoint, error), error) {
+	k := &keyring{}
+	var given []trust.Key
 	if o.key != "" {
 		key, err := (&LogConfig{PublicKey: o.key}).readKey()
-		return func(raw []byte) (*trust.Checkpoint, error) {
-			return openWith(raw, func(string) []trust.Key { return []trust.Key{key} })
-		}, err
-	}
-	k, err := o.keyring(ctx)
-	if err != nil {
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
+		given = []trust.Key{key}
+	} else {
+		var err error
+		if k, err = o.keyring(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return func(raw []byte) (*trust.Checkpoint, error) {
-		if k.root != nil && len(k.own) == 0 {
-			return k.root.Open(raw) // learns origins of Rekor v1 that Keys cannot know
+		origin, err := trust.Origin(raw)
+		if err != nil {
+			return nil, err
 		}
-		return openWith(raw, func(origin string) []trust.Key {
-			keys, _ := k.keys(origin) // none: Open says so
-			return keys
-		})
+		keys := given
+		if own := k.own[origin]; own != nil {
+			keys = own
+		}
+		if len(keys) == 0 && k.root != nil {
+			return k.root.Open(raw)
+		}
+		return trust.Open(raw, origin, keys)
 	}, nil
-}
-
-func openWith(raw []byte, keys func(origin string) []trust.Key) (*trust.Checkpoint, error) {
-	origin, err := trust.Origin(raw)
-	if err != nil {
-		return nil, err
-	}
-	return trust.Open(raw, origin, keys(origin))
 }
 
 // wrongCheckpoint makes the errors of a checkpoint that is not believed those of a

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -41,7 +40,7 @@ func (o *verifyOptions) verifyBundle(ctx context.Context, data []byte, out io.Wr
 		return err
 	}
 	defer closeArtifact()
-	material, err := o.material(ctx)
+	material, err := o.material(ctx, b.GetMessageSignature() != nil)
 	if err != nil {
 		return err
 	}
@@ -119,8 +118,10 @@ func (o *verifyOptions) expectedArtifact() (verify.ArtifactPolicyOption, func() 
 	return verify.WithArtifactDigest(algorithm, digest), nothing, nil
 }
 
-// material is what the bundle is verified against.
-func (o *verifyOptions) material(ctx context.Context) (root.TrustedMaterial, error) {
+// material is what a bundle is verified against. Over a file, other than over an
+// envelope, Ed25519 signs a digest (Ed25519ph), as sigstore-go has it for
+// certificates.
+func (o *verifyOptions) material(ctx context.Context, overFile bool) (root.TrustedMaterial, error) {
 	k, err := o.keyring(ctx)
 	if err != nil {
 		return nil, err
@@ -140,7 +141,7 @@ func (o *verifyOptions) material(ctx context.Context) (root.TrustedMaterial, err
 		return nil, fmt.Errorf("%s: %w; want a PEM block PUBLIC KEY", o.publicKey, err)
 	}
 	var load []signature.LoadOption
-	if _, ok := public.(ed25519.PublicKey); ok {
+	if overFile {
 		load = append(load, options.WithED25519ph())
 	}
 	v, err := signature.LoadDefaultVerifier(public, load...)

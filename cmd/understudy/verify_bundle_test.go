@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -96,13 +97,16 @@ func (s *testSigstore) timestamp(sig []byte) ([]byte, error) {
 	return stamp.CreateResponseWithOpts(s.tsa, s.key, crypto.SHA256)
 }
 
-// sigstoreRoot is a TrustedRoot with one Rekor v2 log, and with the authorities of
-// a Sigstore.
-func sigstoreRoot(t *testing.T, key crypto.PublicKey, sigstore *testSigstore) []byte {
+// sigstoreRoot is a TrustedRoot with one log, and with the authorities of a Sigstore.
+// The log ID, if it is not given, is that of a Rekor v2 log.
+func sigstoreRoot(t *testing.T, key crypto.PublicKey, id []byte, sigstore *testSigstore) []byte {
 	t.Helper()
-	_, id, err := rekornote.KeyHash(verifyOrigin, key)
+	_, noteID, err := rekornote.KeyHash(verifyOrigin, key)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if id == nil {
+		id = noteID
 	}
 	logs := map[string]*root.TransparencyLog{hex.EncodeToString(id): {
 		BaseURL: (&url.URL{Scheme: "https", Host: verifyOrigin}).String(), ID: id, PublicKey: key,
@@ -129,11 +133,15 @@ func sigstoreRoot(t *testing.T, key crypto.PublicKey, sigstore *testSigstore) []
 }
 
 // makeBundle signs artifact, logs the signature in a new log and returns the
-// bundle. With a Sigstore it is signed with a certificate and timestamped.
-func makeBundle(t *testing.T, artifact []byte, key *ecdsa.PrivateKey, certificate []byte, timestamp func(sig []byte) ([]byte, error)) []byte {
+// bundle. With a certificate it is signed with that and timestamped.
+func makeBundle(t *testing.T, artifact []byte, key crypto.Signer, certificate []byte, timestamp func(sig []byte) ([]byte, error)) []byte {
 	t.Helper()
-	digest := sha256.Sum256(artifact)
-	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+	short, long := sha256.Sum256(artifact), sha512.Sum512(artifact)
+	digest, hash, details := short[:], crypto.SHA256, commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256
+	if _, ok := key.Public().(ed25519.PublicKey); ok {
+		digest, hash, details = long[:], crypto.SHA512, commonpb.PublicKeyDetails_PKIX_ED25519_PH
+	}
+	sig, err := key.Sign(rand.Reader, digest, hash)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +149,7 @@ func makeBundle(t *testing.T, artifact []byte, key *ecdsa.PrivateKey, certificat
 	if err != nil {
 		t.Fatal(err)
 	}
-	verifier := &tilespb.Verifier{KeyDetails: commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256}
+	verifier := &tilespb.Verifier{KeyDetails: details}
 	material := &bundlepb.VerificationMaterial{TimestampVerificationData: &bundlepb.TimestampVerificationData{}}
 	if certificate == nil {
 		verifier.Verifier = &tilespb.Verifier_PublicKey{PublicKey: &tilespb.PublicKey{RawBytes: der}}
@@ -159,16 +167,19 @@ func makeBundle(t *testing.T, artifact []byte, key *ecdsa.PrivateKey, certificat
 		material.TimestampVerificationData.Rfc3161Timestamps = []*commonpb.RFC3161SignedTimestamp{{SignedTimestamp: response}}
 	}
 	logged := &tilespb.Signature{Content: sig, Verifier: verifier}
-	hash := &commonpb.HashOutput{Algorithm: commonpb.HashAlgorithm_SHA2_256, Digest: digest[:]}
+	output := &commonpb.HashOutput{Algorithm: commonpb.HashAlgorithm_SHA2_256, Digest: digest}
+	if hash == crypto.SHA512 {
+		output.Algorithm = commonpb.HashAlgorithm_SHA2_512
+	}
 	entry, err := protojson.Marshal(&tilespb.Entry{Kind: "hashedrekord", ApiVersion: "0.0.2", Spec: &tilespb.Spec{
 		Spec: &tilespb.Spec_HashedRekordV002{HashedRekordV002: &tilespb.HashedRekordLogEntryV002{
-			Data: hash, Signature: logged,
+			Data: output, Signature: logged,
 		}},
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	leaf, err := hashedrekord.ToEntryHash(digest[:], logged)
+	leaf, err := hashedrekord.ToEntryHash(digest, logged)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +205,7 @@ func makeBundle(t *testing.T, artifact []byte, key *ecdsa.PrivateKey, certificat
 		MediaType:            "application/vnd.dev.sigstore.bundle.v0.3+json",
 		VerificationMaterial: material,
 		Content: &bundlepb.Bundle_MessageSignature{MessageSignature: &commonpb.MessageSignature{
-			MessageDigest: hash, Signature: sig,
+			MessageDigest: output, Signature: sig,
 		}},
 	})
 	if err != nil {
@@ -210,11 +221,11 @@ func TestVerifyBundleWithCertificate(t *testing.T) {
 	digest := sha256.Sum256(artifact)
 	l := newSignedLog(t, 0)
 	base := verifyOptions{
-		trustedRoot: writeTemp(t, "trusted_root.json", sigstoreRoot(t, l.key.Public(), sigstore)),
+		trustedRoot: writeTemp(t, "trusted_root.json", sigstoreRoot(t, l.key.Public(), nil, sigstore)),
 		artifact:    writeTemp(t, "artifact", artifact),
 		identity:    signerName, issuer: signerIssuer,
 	}
-	said, err, _ := verifyData(t, good, base)
+	said, err := verifyData(t, good, base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,13 +234,13 @@ func TestVerifyBundleWithCertificate(t *testing.T) {
 			t.Errorf("said %q, nothing of %q", said, want)
 		}
 	}
-	otherRoot := writeTemp(t, "other_root.json", sigstoreRoot(t, l.key.Public(), newTestSigstore(t)))
+	otherRoot := writeTemp(t, "other_root.json", sigstoreRoot(t, l.key.Public(), nil, newTestSigstore(t)))
 	// The signer's certificate is in no certificate log.
 	sigstore.certificateLogs = map[string]*root.TransparencyLog{"00": {
 		BaseURL: "https://ct.example", ID: []byte{0}, PublicKey: sigstore.key.Public(), HashFunc: crypto.SHA256,
 		SignatureHashFunc: crypto.SHA256, ValidityPeriodStart: time.Now().Add(-time.Hour),
 	}}
-	withCT := writeTemp(t, "ct_root.json", sigstoreRoot(t, l.key.Public(), sigstore))
+	withCT := writeTemp(t, "ct_root.json", sigstoreRoot(t, l.key.Public(), nil, sigstore))
 	otherLog, _, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -250,7 +261,7 @@ func TestVerifyBundleWithCertificate(t *testing.T) {
 		"other expression":   {good, func(o *verifyOptions) { *o = regexps(*o, "^x@", "example.com$") }, exitWrong, "identity"},
 		"other authority":    {good, func(o *verifyOptions) { o.trustedRoot = otherRoot }, exitWrong, "does not verify"},
 		"certificate log":    {good, func(o *verifyOptions) { o.trustedRoot = withCT }, exitWrong, "signed certificate timestamp"},
-		"other log":          {good, func(o *verifyOptions) { o.trustedRoot = writeTemp(t, "r", sigstoreRoot(t, otherLog, sigstore)) }, exitWrong, "log"},
+		"other log":          {good, func(o *verifyOptions) { o.trustedRoot = writeTemp(t, "r", sigstoreRoot(t, otherLog, nil, sigstore)) }, exitWrong, "log"},
 		"no timestamp":       {late, func(o *verifyOptions) {}, exitWrong, "timestamp"},
 		"broken bundle":      {bytes.Replace(good, []byte(`"messageSignature"`), []byte(`"x"`), 1), func(o *verifyOptions) {}, exitWrong, "broken"},
 		"altered hash":       {alterHash(t, good), func(o *verifyOptions) {}, exitWrong, "log"},
@@ -271,8 +282,8 @@ func TestVerifyBundleWithCertificate(t *testing.T) {
 	} {
 		o := base
 		c.edit(&o)
-		if _, err, code := verifyData(t, c.data, o); code != c.code || c.says != "" && !strings.Contains(fmt.Sprint(err), c.says) {
-			t.Errorf("%s: exit code %d, %v", name, code, err)
+		if _, err := verifyData(t, c.data, o); exitCode(err) != c.code || c.says != "" && !strings.Contains(fmt.Sprint(err), c.says) {
+			t.Errorf("%s: exit code %d, %v", name, exitCode(err), err)
 		}
 	}
 }
@@ -298,6 +309,16 @@ func alterHash(t *testing.T, data []byte) []byte {
 }
 
 func TestVerifyBundleWithKey(t *testing.T) {
+	artifact := []byte("an artifact")
+	l := newSignedLog(t, 0)
+	base := verifyOptions{
+		trustedRoot: writeTemp(t, "trusted_root.json", sigstoreRoot(t, l.key.Public(), nil, nil)),
+		artifact:    writeTemp(t, "artifact", artifact),
+		publicKey:   l.keyFile, // any key can sign
+	}
+	if said, err := verifyData(t, makeBundle(t, artifact, l.key, nil, nil), base); err != nil {
+		t.Errorf("Ed25519: said %q, %v", said, err)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -306,15 +327,9 @@ func TestVerifyBundleWithKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	artifact := []byte("an artifact")
-	l := newSignedLog(t, 0)
-	base := verifyOptions{
-		trustedRoot: writeTemp(t, "trusted_root.json", sigstoreRoot(t, l.key.Public(), nil)),
-		artifact:    writeTemp(t, "artifact", artifact),
-		publicKey:   writeTemp(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})),
-	}
+	base.publicKey = writeTemp(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	good := makeBundle(t, artifact, key, nil, nil)
-	if said, err, _ := verifyData(t, good, base); err != nil || !strings.Contains(said, "the key given") {
+	if said, err := verifyData(t, good, base); err != nil || !strings.Contains(said, "the key given") {
 		t.Errorf("said %q, %v", said, err)
 	}
 	for name, c := range map[string]struct {
@@ -331,8 +346,8 @@ func TestVerifyBundleWithKey(t *testing.T) {
 	} {
 		o := base
 		c.edit(&o)
-		if _, err, code := verifyData(t, good, o); code != c.code {
-			t.Errorf("%s: exit code %d, %v", name, code, err)
+		if _, err := verifyData(t, good, o); exitCode(err) != c.code {
+			t.Errorf("%s: exit code %d, %v", name, exitCode(err), err)
 		}
 	}
 }
@@ -436,12 +451,12 @@ func TestVerifyGenuineProofs(t *testing.T) {
 			proof := inclusionJSON{"inclusion", origin, p.LogIndex, p.TreeSize, row.LeafHash, p.RootHash, p.Hashes, p.Checkpoint, nil}
 			o := verifyOptions{trustedRoot: roots[row.Env], entry: writeTemp(t, "body", row.Body)}
 			for _, form := range []any{proof, proof.tlogProof()} {
-				if _, err, _ := verifyData(t, form, o); err != nil {
+				if _, err := verifyData(t, form, o); err != nil {
 					t.Errorf("%s entry %d of %s: %v", row.Env, p.LogIndex, origin, err)
 				}
 			}
 			proof.Index ^= 1
-			if _, err, code := verifyData(t, proof, o); code != exitWrong {
+			if _, err := verifyData(t, proof, o); exitCode(err) != exitWrong {
 				t.Errorf("%s entry %d at another index: %v", row.Env, p.LogIndex, err)
 			}
 			verified++
@@ -466,7 +481,7 @@ func TestVerifyGenuineProofs(t *testing.T) {
 		if strings.Contains(origin, "sigstage") {
 			env = "staging"
 		}
-		if _, err, _ := verifyData(t, proof, verifyOptions{trustedRoot: roots[env]}); err != nil {
+		if _, err := verifyData(t, proof, verifyOptions{trustedRoot: roots[env]}); err != nil {
 			t.Errorf("%s from %d to %d: %v", origin, row.OldSize, row.NewSize, err)
 		}
 	}

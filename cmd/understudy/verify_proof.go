@@ -220,20 +220,11 @@ func decodeProof(data []byte, v any) error {
 		return err
 	}
 	var got, want any
-	if err := decodeNumbers(data, &got); err != nil {
-		return err
-	}
-	if err := decodeNumbers(again, &want); err != nil {
+	if err := errors.Join(json.Unmarshal(data, &got), json.Unmarshal(again, &want)); err != nil {
 		return err
 	}
 	if !reflect.DeepEqual(got, want) {
 		return errors.New("fields are missing, unknown or in another form")
 	}
 	return nil
-}
-
-func decodeNumbers(data []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber() // exact beyond 2^53
-	return d.Decode(v)
 }

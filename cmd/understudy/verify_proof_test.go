@@ -66,6 +66,11 @@ func (l *signedLog) root(size uint64) hexHash { return hexHash(l.HashAt(size)) }
 
 func (l *signedLog) checkpoint(t *testing.T, size uint64) string {
 	t.Helper()
+	return l.sign(t, verifyOrigin, size)
+}
+
+func (l *signedLog) sign(t *testing.T, origin string, size uint64) string {
+	t.Helper()
 	signer, err := signature.LoadSigner(l.key, crypto.Hash(0))
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +79,7 @@ func (l *signedLog) checkpoint(t *testing.T, size uint64) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := note.Sign(&note.Note{Text: string(log.Checkpoint{Origin: verifyOrigin, Size: size, Hash: l.HashAt(size)}.Marshal())}, s)
+	raw, err := note.Sign(&note.Note{Text: string(log.Checkpoint{Origin: origin, Size: size, Hash: l.HashAt(size)}.Marshal())}, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,8 +128,8 @@ func (p inclusionJSON) tlogProof() []byte {
 	return t.Marshal()
 }
 
-// verifyData verifies data as a file, and returns what was said and the exit code.
-func verifyData(t *testing.T, data any, o verifyOptions) (string, error, int) {
+// verifyData verifies data as a file, and returns what was said.
+func verifyData(t *testing.T, data any, o verifyOptions) (string, error) {
 	t.Helper()
 	raw, ok := data.([]byte)
 	if !ok {
@@ -145,7 +150,7 @@ func verifyData(t *testing.T, data any, o verifyOptions) (string, error, int) {
 	if (err == nil) != strings.HasPrefix(out.String(), "good: ") || err != nil && (out.Len() > 0 || strings.Contains(err.Error(), "\n")) {
 		t.Errorf("said %q, error %v", out.String(), err)
 	}
-	return out.String(), err, exitCode(err)
+	return out.String(), err
 }
 
 func TestVerifyEveryProof(t *testing.T) {
@@ -156,14 +161,14 @@ func TestVerifyEveryProof(t *testing.T) {
 			p := l.inclusion(t, i, size)
 			o := verifyOptions{key: l.keyFile, leafHash: p.LeafHash.String()}
 			for _, form := range []any{p, p.tlogProof()} {
-				if _, err, _ := verifyData(t, form, o); err != nil {
+				if _, err := verifyData(t, form, o); err != nil {
 					t.Fatalf("entry %d of %d: %v", i, size, err)
 				}
 			}
 			if i == 0 {
 				continue
 			}
-			if _, err, _ := verifyData(t, l.consistency(t, i, size), verifyOptions{key: l.keyFile}); err != nil {
+			if _, err := verifyData(t, l.consistency(t, i, size), verifyOptions{key: l.keyFile}); err != nil {
 				t.Fatalf("%d to %d: %v", i, size, err)
 			}
 		}
@@ -176,13 +181,13 @@ func TestVerifySays(t *testing.T) {
 	entry := writeTemp(t, "entry", entryBody(3))
 	want := fmt.Sprintf("good: entry 3 is in the signed tree of 9 entries\n  origin    %s\n  leaf hash %v\n  root hash %v\n", verifyOrigin, p.LeafHash, p.RootHash)
 	for _, form := range []any{p, p.tlogProof()} {
-		if got, err, _ := verifyData(t, form, verifyOptions{key: string(l.pem), entry: entry}); err != nil || got != want {
+		if got, err := verifyData(t, form, verifyOptions{key: string(l.pem), entry: entry}); err != nil || got != want {
 			t.Errorf("said %q, error %v", got, err)
 		}
 	}
 	unsigned := l.consistency(t, 4, 9)
 	unsigned.FirstCheckpoint = ""
-	if _, err, _ := verifyData(t, unsigned, verifyOptions{key: l.keyFile}); err != nil {
+	if _, err := verifyData(t, unsigned, verifyOptions{key: l.keyFile}); err != nil {
 		t.Errorf("first tree unsigned: %v", err)
 	}
 }
@@ -195,10 +200,10 @@ func TestVerifyMangledTlogProof(t *testing.T) {
 	for i := len("c2sp.org/tlog-proof@"); i < len(good); i++ {
 		bad := bytes.Clone(good)
 		bad[i] ^= 1 << (i % 8)
-		if said, err, code := verifyData(t, bad, o); code != exitWrong {
+		if said, err := verifyData(t, bad, o); exitCode(err) != exitWrong {
 			t.Fatalf("byte %d changed to %q: said %q, %v", i, bad[i], said, err)
 		}
-		if said, err, code := verifyData(t, good[:i], o); code != exitWrong {
+		if said, err := verifyData(t, good[:i], o); exitCode(err) != exitWrong {
 			t.Fatalf("cut at %d: said %q, %v", i, said, err)
 		}
 	}
@@ -209,7 +214,7 @@ func TestVerifyMangledTlogProof(t *testing.T) {
 		"crlf":         {"\n", "\r\n"},
 		"no index":     {"index 3\n", ""},
 	} {
-		if said, err, code := verifyData(t, bytes.ReplaceAll(good, []byte(edit[0]), []byte(edit[1])), o); code != exitWrong {
+		if said, err := verifyData(t, bytes.ReplaceAll(good, []byte(edit[0]), []byte(edit[1])), o); exitCode(err) != exitWrong {
 			t.Errorf("%s: said %q, %v", name, said, err)
 		}
 	}
@@ -237,7 +242,7 @@ func TestVerifyMangledJSON(t *testing.T) {
 	} {
 		p := l.inclusion(t, 3, 9)
 		edit(&p)
-		if said, err, code := verifyData(t, p, key); code != exitWrong {
+		if said, err := verifyData(t, p, key); exitCode(err) != exitWrong {
 			t.Errorf("inclusion, %s: said %q, %v", name, said, err)
 		}
 	}
@@ -258,7 +263,7 @@ func TestVerifyMangledJSON(t *testing.T) {
 	} {
 		p := l.consistency(t, 4, 9)
 		edit(&p)
-		if said, err, code := verifyData(t, p, key); code != exitWrong {
+		if said, err := verifyData(t, p, key); exitCode(err) != exitWrong {
 			t.Errorf("consistency, %s: said %q, %v", name, said, err)
 		}
 	}
@@ -282,7 +287,7 @@ func TestVerifyMangledJSON(t *testing.T) {
 		"more after it":    good + "{}",
 		"cut consistency":  strings.Replace(text(l.consistency(t, 4, 9)), `"last_size":9,`, "", 1),
 	} {
-		if said, err, code := verifyData(t, []byte(bad), key); code != exitWrong {
+		if said, err := verifyData(t, []byte(bad), key); exitCode(err) != exitWrong {
 			t.Errorf("%s: said %q, %v", name, said, err)
 		}
 	}
@@ -295,6 +300,8 @@ func TestVerifyProofOptions(t *testing.T) {
 	p := l.inclusion(t, 3, 9)
 	leaf := p.LeafHash.String()
 	entry4 := writeTemp(t, "entry", entryBody(4))
+	unsigned := p
+	unsigned.Checkpoint = ""
 	_, vkey, err := note.GenerateKey(nil, verifyOrigin)
 	if err != nil {
 		t.Fatal(err)
@@ -322,17 +329,36 @@ func TestVerifyProofOptions(t *testing.T) {
 		"not a proof":            {[]byte("hello"), verifyOptions{key: l.keyFile}, exitNotRun, "neither"},
 		"JSON, but not a proof":  {[]byte("{}"), verifyOptions{key: l.keyFile}, exitNotRun, "no proof"},
 		"no key at all":          {p, verifyOptions{}, exitNotRun, "no configuration"},
+		"nobody signed it":       {unsigned, verifyOptions{key: l.keyFile}, exitWrong, "nobody signed"},
+		"too long":               {make([]byte, maxProofFile+1), verifyOptions{key: l.keyFile}, exitNotRun, "over 64 MiB"},
 		"unknown proof version":  {[]byte("c2sp.org/tlog-proof@v9\nindex 1\n\n"), verifyOptions{key: l.keyFile}, exitWrong, "broken"},
 		"PEM key cannot sign it": {[]byte(strings.ReplaceAll(string(p.tlogProof()), verifyOrigin+"\n", "a log\n")), verifyOptions{key: l.keyFile, leafHash: leaf}, exitNotRun, "verifier key"},
 	} {
-		_, err, code := verifyData(t, c.data, c.o)
-		if code != c.code || !strings.Contains(fmt.Sprint(err), c.says) {
-			t.Errorf("%s: exit code %d, %v", name, code, err)
+		_, err := verifyData(t, c.data, c.o)
+		if exitCode(err) != c.code || !strings.Contains(fmt.Sprint(err), c.says) {
+			t.Errorf("%s: exit code %d, %v", name, exitCode(err), err)
 		}
 	}
 	o := verifyOptions{key: l.keyFile, file: l.keyFile + ".gone"}
 	if err := verifyFile(t.Context(), o, &strings.Builder{}); !errors.Is(err, os.ErrNotExist) || exitCode(err) != exitNotRun {
 		t.Errorf("no such file: %v", err)
+	}
+}
+
+// The first shard of Rekor v1 called itself "Rekor": a trusted root knows its key
+// by the signature line.
+func TestVerifyLearnsOrigin(t *testing.T) {
+	l := newSignedLog(t, 9)
+	der, err := x509.MarshalPKIXPublicKey(l.key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := sha256.Sum256(der)
+	o := verifyOptions{trustedRoot: writeTemp(t, "root.json", sigstoreRoot(t, l.key.Public(), id[:], nil))}
+	p := l.inclusion(t, 3, 9)
+	p.Origin, p.Checkpoint = "Rekor", l.sign(t, "Rekor", 9)
+	if _, err := verifyData(t, p, o); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -345,7 +371,7 @@ func TestVerifyWithConfiguration(t *testing.T) {
 		proofFile:                            string(p.tlogProof()),
 		filepath.Join(dir, "own.yaml"):       "logs: [{url: http://127.0.0.1:1, origin: " + verifyOrigin + ", public_key: " + l.keyFile + "}]\n",
 		filepath.Join(dir, "root.yaml"):      "trusted_root: root.json\nlogs: [{url: http://127.0.0.1:1, origin: x.example}]\n",
-		filepath.Join(dir, "root.json"):      string(sigstoreRoot(t, l.key.Public(), nil)),
+		filepath.Join(dir, "root.json"):      string(sigstoreRoot(t, l.key.Public(), nil, nil)),
 		filepath.Join(dir, "stranger.yaml"):  "logs: [{url: http://127.0.0.1:1, origin: x.example, public_key: " + l.keyFile + "}]\n",
 		filepath.Join(dir, "nothing.yaml"):   "logs: [{url: http://127.0.0.1:1, origin: " + verifyOrigin + "}]\n",
 		filepath.Join(dir, "misspelled.yml"): "log: []\n",

@@ -248,8 +248,8 @@ func TestFrozen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Frozen() != want {
-			t.Errorf("%q: Frozen() = %v", extension, !want)
+		if c.Frozen() != want || Frozen(c.Raw) != want {
+			t.Errorf("%q: Frozen() = %v, of the bytes %v", extension, c.Frozen(), Frozen(c.Raw))
 		}
 	}
 }

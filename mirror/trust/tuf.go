@@ -21,9 +21,10 @@ const (
 
 // FetchRoot returns the TrustedRoot of the public Sigstore, from its TUF
 // repository, with the root of trust that sigstore-go carries. It asks the
-// repository and keeps what it answers in cacheDir; when it cannot be reached,
-// the cache answers until its metadata expires (about a week for Sigstore).
-// It gives up when ctx ends; one request takes at most 30 seconds.
+// repository and keeps what it answers in cacheDir; when the repository does not
+// answer, the cache does, until its metadata expires (about a week for Sigstore).
+// One request takes at most 30 seconds; when ctx ends no more is asked, so with a
+// ctx that has ended only the cache answers.
 func FetchRoot(ctx context.Context, cacheDir string) (*Root, error) {
 	return repository{tuf.DefaultMirror, tuf.DefaultRoot()}.fetch(ctx, cacheDir)
 }
@@ -48,7 +49,7 @@ func (r repository) fetch(ctx context.Context, cacheDir string) (*Root, error) {
 		cached.Fetcher = offline{}
 		var cacheErr error
 		if json, cacheErr = getTarget(cached); cacheErr != nil {
-			return nil, fmt.Errorf("fetch trusted root from %s: %w (nor does the cache in %s answer: %w); give a trusted root file or the key of the log instead", r.url, err, cacheDir, cacheErr)
+			return nil, fmt.Errorf("fetch trusted root from %s: %w (and from the cache in %s: %w); give a trusted root file or the key of the log instead", r.url, err, cacheDir, cacheErr)
 		}
 	}
 	return ParseRoot(json)
@@ -97,11 +98,10 @@ type doFunc func(*http.Request) (*http.Response, error)
 
 func (f doFunc) Do(req *http.Request) (*http.Response, error) { return f(req) }
 
-// offline is a fetcher that reaches nothing.
+// offline is a fetcher that reaches nothing. go-tuf asks it once what is cached is
+// missing, expired or not signed.
 type offline struct{}
 
-var errCacheExpired = errors.New("nothing valid is kept there")
-
 func (offline) DownloadFile(string, int64, time.Duration) ([]byte, error) {
-	return nil, errCacheExpired
+	return nil, errors.New("nothing valid is there")
 }

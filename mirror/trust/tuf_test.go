@@ -183,6 +183,12 @@ func TestFetchRoot(t *testing.T) {
 		}
 	}
 	check("first", "P-256")
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	server.asked = 0
+	if _, err := repo.fetch(ended, cache); err != nil || server.asked != 0 {
+		t.Errorf("with a context that has ended: %v, asked %d times", err, server.asked)
+	}
 	server.set(true)
 	check("repository down", "P-256")
 	server.set(false)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/transparency-dev/tessera"
@@ -25,11 +24,15 @@ func (b *bench) measureAppend(ctx context.Context) error {
 		if err := os.RemoveAll(b.appended()); err != nil {
 			return err
 		}
-		return b.rate(&ours, "Tree.Extend", func() error { return b.extend(b.appended()) })
+		elapsed, err := b.extend(b.appended())
+		b.addRate(&ours, "Tree.Extend", elapsed)
+		return err
 	}, func() error {
 		dir := filepath.Join(b.dir, "tessera-append")
 		defer os.RemoveAll(dir)
-		return b.rate(&theirs, "Tessera append", func() error { return b.tesseraAppend(ctx, dir) })
+		elapsed, err := b.tesseraAppend(ctx, dir)
+		b.addRate(&theirs, "Tessera append", elapsed)
+		return err
 	})
 	if err != nil {
 		return err
@@ -41,25 +44,12 @@ func (b *bench) measureAppend(ctx context.Context) error {
 // appended is the folder that the last run of extend leaves behind.
 func (b *bench) appended() string { return filepath.Join(b.dir, "extended") }
 
-// rate times f, which handles all entries.
-func (b *bench) rate(s *sample, name string, f func() error) error {
-	runtime.GC()
-	start := time.Now()
-	if err := f(); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	elapsed := time.Since(start)
-	s.add(float64(b.upstream.size) / elapsed.Seconds())
-	b.say("%-28s %8.0f entries/s", name, s.last())
-	return nil
-}
-
 // extend appends the whole log to a new tree, as a private log does: each batch is
 // committed, synced and signed.
-func (b *bench) extend(dir string) (err error) {
+func (b *bench) extend(dir string) (elapsed time.Duration, err error) {
 	db, err := storage.Create(dir, storage.Options{})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() {
 		if e := db.Close(); err == nil {
@@ -68,25 +58,27 @@ func (b *bench) extend(dir string) (err error) {
 	}()
 	tree, err := db.CreateTree(origin)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	start := time.Now()
 	done := make(chan struct{})
 	defer close(done)
 	batches, failed := b.upstream.batches(done)
 	for entries := range batches {
 		if _, err := tree.Extend(entries, b.sign); err != nil {
-			return err
+			return 0, err
 		}
 	}
+	elapsed = time.Since(start)
 	select {
 	case err := <-failed:
-		return err
+		return 0, err
 	default:
 	}
 	if got, want := tree.State().Head.Root, storage.Hash(b.upstream.log.Root(b.upstream.size)); got != want {
-		return fmt.Errorf("root is %v, want %v", got, want)
+		return 0, fmt.Errorf("root is %v, want %v", got, want)
 	}
-	return nil
+	return elapsed, nil
 }
 
 func (b *bench) sign(next storage.Head) (storage.Seal, error) {
@@ -97,21 +89,22 @@ func (b *bench) sign(next storage.Head) (storage.Seal, error) {
 // tesseraAppend appends the whole log to Tessera's POSIX storage, which syncs every
 // file. In its favour: up to four batches are on their way at once, and the
 // clock stops when the last entry is integrated, before its checkpoint is published.
-func (b *bench) tesseraAppend(ctx context.Context, dir string) (err error) {
+func (b *bench) tesseraAppend(ctx context.Context, dir string) (elapsed time.Duration, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	driver, err := posix.New(ctx, posix.Config{Path: dir})
 	if err != nil {
-		return err
+		return 0, err
 	}
-	appender, _, _, err := tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
+	appender, shutdown, _, err := tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
 		WithCheckpointSigner(b.upstream.log.Key).
 		WithBatching(batch, time.Second).
 		WithPushback(8*batch).
 		WithCheckpointInterval(time.Second))
 	if err != nil {
-		return err
+		return 0, err
 	}
+	start := time.Now()
 	done := make(chan struct{})
 	defer close(done)
 	batches, failed := b.upstream.batches(done)
@@ -138,19 +131,20 @@ func (b *bench) tesseraAppend(ctx context.Context, dir string) (err error) {
 		}
 		if waiting = append(waiting, futures); len(waiting) == 4 {
 			if err := settle(); err != nil {
-				return err
+				return 0, err
 			}
 		}
 	}
 	for len(waiting) > 0 {
 		if err := settle(); err != nil {
-			return err
+			return 0, err
 		}
 	}
+	elapsed = time.Since(start)
 	select {
 	case err := <-failed:
-		return err
+		return 0, err
 	default:
-		return nil
+		return elapsed, shutdown(ctx)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // catchUp collects what the runs of the catch-up gave.
 type catchUp struct {
 	ours, mirror, fsck             sample // entries/s
-	ourPeak, mirrorPeak, fsckPeak  sample // MiB
+	ourPeak, mirrorPeak            sample // MiB
 	opened                         sample // seconds
 	ourDiskShare, mirrorsDiskShare float64
 }
@@ -28,10 +28,8 @@ func (b *bench) measureCatchUp(ctx context.Context) error {
 		func() error { return b.ourCatchUp(ctx, &c) },
 		func() error { return b.mirrorCatchUp(ctx, &c) },
 		func() error {
-			rate, peak, err := b.fsck(ctx, b.upstream.url)
-			c.fsck.add(rate)
-			c.fsckPeak.add(peak)
-			b.say("%-28s %8.0f entries/s", "Tessera fsck", rate)
+			took, _, err := b.fsck(ctx, b.upstream.url)
+			b.addRate(&c.fsck, "Tessera fsck", took)
 			return err
 		})
 	if err != nil {
@@ -59,14 +57,12 @@ func (b *bench) ourCatchUp(ctx context.Context, c *catchUp) error {
 	if err != nil {
 		return err
 	}
-	c.ours.add(float64(b.upstream.size) / took.Seconds())
-	b.say("%-28s %8.0f entries/s", "understudy serve", c.ours.last())
-	rate, _, err := b.fsck(ctx, d.prefix)
-	if err != nil {
+	b.addRate(&c.ours, "understudy serve", took)
+	if took, _, err = b.fsck(ctx, d.prefix); err != nil {
 		d.end(syscall.SIGKILL)
 		return fmt.Errorf("fsck of our mirror: %w", err)
 	}
-	b.say("%-28s %8.0f entries/s", "Tessera fsck of our mirror", rate)
+	b.addRate(new(sample), "Tessera fsck of our mirror", took)
 	_, peak := d.end(syscall.SIGKILL)
 	c.ourPeak.add(peak)
 
@@ -86,25 +82,24 @@ func (b *bench) ourCatchUp(ctx context.Context, c *catchUp) error {
 func (b *bench) mirrorCatchUp(ctx context.Context, c *catchUp) error {
 	dir := filepath.Join(b.dir, "tessera-mirror")
 	defer os.RemoveAll(dir)
-	rate, peak, err := b.finish(ctx, "Log mirrored successfully", b.tools.mirror, "--storage_dir", dir, "--source_url", b.upstream.url)
+	took, peak, err := b.finish(ctx, "Log mirrored successfully", b.tools.mirror, "--storage_dir", dir, "--source_url", b.upstream.url)
 	if err != nil {
 		return err
 	}
-	c.mirror.add(rate)
 	c.mirrorPeak.add(peak)
-	b.say("%-28s %8.0f entries/s", "Tessera mirror", rate)
+	b.addRate(&c.mirror, "Tessera mirror", took)
 	disk, err := diskUsage(dir)
 	c.mirrorsDiskShare = float64(disk) / float64(b.upstream.entryBytes)
 	return err
 }
 
 // fsck runs Tessera's fsck with the number of workers that served it best.
-func (b *bench) fsck(ctx context.Context, url string) (rate, peakMiB float64, err error) {
+func (b *bench) fsck(ctx context.Context, url string) (took time.Duration, peakMiB float64, err error) {
 	return b.finish(ctx, "Successfully fsck'd log", b.tools.fsck, "--storage_url", url, "--public_key", b.upstream.keyFile, "--ui=false", "--N", "16")
 }
 
 // finish runs a program that handles all entries and says so at its end.
-func (b *bench) finish(ctx context.Context, success, binary string, args ...string) (rate, peakMiB float64, err error) {
+func (b *bench) finish(ctx context.Context, success, binary string, args ...string) (took time.Duration, peakMiB float64, err error) {
 	start := time.Now()
 	child, err := b.start(binary, args...)
 	if err != nil {
@@ -113,11 +108,11 @@ func (b *bench) finish(ctx context.Context, success, binary string, args ...stri
 	stop := context.AfterFunc(ctx, func() { child.end(syscall.SIGKILL) })
 	defer stop()
 	code, peakMiB := child.wait()
-	took := time.Since(start)
+	took = time.Since(start)
 	if code != 0 || !strings.Contains(child.output(), success) {
 		return 0, 0, fmt.Errorf("%s ended with code %d:\n%s", filepath.Base(binary), code, child.tail())
 	}
-	return float64(b.upstream.size) / took.Seconds(), peakMiB, nil
+	return took, peakMiB, nil
 }
 
 // diskUsage is what a folder's files occupy.

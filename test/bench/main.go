@@ -2,7 +2,7 @@
 
 // Command bench measures understudy beside Tessera, with the same generated log, in
 // one run: the verified catch-up, the append, and proofs. It writes its table into
-// docs/benchmarks.md.
+// docs/benchmarks.md, unless flags made the run a smaller one.
 //
 // Every number is the median of several runs in which the peers take turns; the file
 // system is synced before each. It gates nothing.
@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -32,13 +33,17 @@ func main() {
 	}
 }
 
+// A run of this size at least is worth writing down.
+const fullSize, fullRuns = 1_000_000, 3
+
 func run(ctx context.Context) (err error) {
-	n := flag.Uint64("n", 1_000_000, "entries of the log")
-	runs := flag.Int("runs", 3, "runs of each measurement")
+	n := flag.Uint64("n", fullSize, "entries of the log; fewer than the default only print")
+	runs := flag.Int("runs", fullRuns, "runs of each measurement; fewer than the default only print")
 	flag.Parse()
 	if *n < 2*batch || *runs < 1 || flag.NArg() != 0 {
 		return fmt.Errorf("want -n of at least %d and -runs of at least 1, and no arguments", 2*batch)
 	}
+	small := *n < fullSize || *runs < fullRuns
 	root, err := tool.Root()
 	if err != nil {
 		return err
@@ -77,7 +82,12 @@ func run(ctx context.Context) (err error) {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
-	return b.report(filepath.Join(root, "docs", "benchmarks.md"))
+	table := b.table()
+	fmt.Println(table)
+	if small {
+		return nil
+	}
+	return write(filepath.Join(root, "docs", "benchmarks.md"), table)
 }
 
 // affordable returns how many entries, at most n, the free disk allows: 20 GB for a
@@ -138,12 +148,19 @@ func (b *bench) inTurns(ctx context.Context, measurements ...func() error) error
 				return err
 			}
 			syscall.Sync()
+			runtime.GC()
 			if err := measure(); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// addRate records that all entries were handled in a time.
+func (b *bench) addRate(s *sample, name string, elapsed time.Duration) {
+	s.add(float64(b.upstream.size) / elapsed.Seconds())
+	b.say("%-28s %8.0f entries/s", name, s.last())
 }
 
 func (b *bench) say(format string, args ...any) {

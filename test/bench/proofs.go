@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"syscall"
 	"time"
@@ -76,7 +75,6 @@ func (b *bench) compareProofs(ctx context.Context, p *provers) error {
 	var theirs, local, unary, batched sample
 	measure := func(s *sample, name string, prove func(context.Context) error) func() error {
 		return func() error {
-			runtime.GC()
 			start := time.Now()
 			if err := prove(ctx); err != nil {
 				return fmt.Errorf("%s: %w", name, err)

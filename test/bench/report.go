@@ -69,8 +69,8 @@ const (
 	end   = "<!-- end of what `make bench` writes -->"
 )
 
-// report prints the table and puts it into the document.
-func (b *bench) report(path string) error {
+// table is what was measured, as Markdown between its two lines.
+func (b *bench) table() string {
 	var t strings.Builder
 	fmt.Fprintf(&t, "%s\n\n%s\n\n", begin, b.circumstances())
 	t.WriteString("| measured | understudy | peer | peer's | ratio | goal |\n|---|---:|---|---:|---:|---:|\n")
@@ -78,8 +78,11 @@ func (b *bench) report(path string) error {
 		fmt.Fprintf(&t, "| %s | %s | %s | %s | %s | %s |\n", r.what, r.ours, r.peer, r.theirs, r.ratio, r.goal)
 	}
 	t.WriteString("\n" + end)
-	fmt.Println(t.String())
+	return t.String()
+}
 
+// write puts a table into a document, in the place of the one that is there.
+func write(path, table string) error {
 	document, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		document = []byte("# Benchmarks\n\n" + begin + "\n" + end + "\n")
@@ -91,7 +94,7 @@ func (b *bench) report(path string) error {
 	if !ok || !closed {
 		return fmt.Errorf("%s lacks the lines %q and %q, between which the table belongs", path, begin, end)
 	}
-	return os.WriteFile(path, slices.Concat(before, []byte(t.String()), after), 0o644)
+	return os.WriteFile(path, slices.Concat(before, []byte(table), after), 0o644)
 }
 
 // circumstances says where and how it was measured.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -48,7 +49,7 @@ func TestOutage(t *testing.T) {
 		t.Fatalf("SIGTERM: exit code %d after %s, want 0 within 10s (%v)\n%s", code, took, err, w.daemon.Tail())
 	}
 	w.sound()
-	w.verifiedOffline(offline, entries[700].Artifact, entries[701].Artifact)
+	w.verifiedOffline(offline, entries[700], entries[701])
 
 	// It serves at once, though nobody answers it, and never calls that live.
 	started := time.Now()
@@ -183,10 +184,12 @@ func (w *world) bundle(entry rekor.Entry) []byte {
 	return bundle
 }
 
-// verifiedOffline runs `understudy verify` on a bundle, for its artifact and for another.
-func (w *world) verifiedOffline(bundle, artifact, other []byte) {
+// verifiedOffline runs `understudy proof` and `understudy verify` while no daemon runs:
+// on a Sigstore bundle and on a proof from the stopped mirror's data, each for what it is
+// about and for something else.
+func (w *world) verifiedOffline(bundle []byte, entry, other rekor.Entry) {
 	w.Helper()
-	dir := w.TempDir()
+	dir, ctx := w.TempDir(), w.within(time.Minute)
 	file := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -194,17 +197,32 @@ func (w *world) verifiedOffline(bundle, artifact, other []byte) {
 		}
 		return path
 	}
-	verify := func(artifact []byte) error {
-		_, err := w.daemon.Command(w.within(time.Minute), "verify", file("bundle.sigstore.json", bundle), "--artifact", file("artifact", artifact),
-			"--certificate-identity", rekor.Identity, "--certificate-oidc-issuer", rekor.Issuer)
-		return err
+	proof := filepath.Join(dir, "entry.tlog-proof")
+	if _, err := w.daemon.Command(ctx, "proof", "inclusion", strconv.FormatUint(entry.Index(), 10), "-o", proof); err != nil {
+		w.Fatal(err)
 	}
-	if err := verify(artifact); err != nil {
-		w.Error(err)
-	}
-	err := verify(other)
-	if exit := new(exec.ExitError); !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		w.Errorf("another artifact: want exit code 1, have %v", err)
+	signed := []string{"verify", file("entry.sigstore.json", bundle), "--certificate-identity", rekor.Identity, "--certificate-oidc-issuer", rekor.Issuer, "--artifact"}
+	logged := []string{"verify", proof, "--entry"}
+	for _, c := range []struct {
+		verb []string
+		of   string
+		code int
+	}{
+		{signed, file("artifact", entry.Artifact), 0},
+		{signed, file("other-artifact", other.Artifact), 1},
+		{logged, file("body", entry.Body()), 0},
+		{logged, file("other-body", other.Body()), 1},
+	} {
+		code := 0
+		_, err := w.daemon.Command(ctx, append(c.verb[:len(c.verb):len(c.verb)], c.of)...)
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			code = exit.ExitCode()
+		} else if err != nil {
+			w.Fatal(err)
+		}
+		if code != c.code {
+			w.Errorf("exit code %d, want %d (%v)", code, c.code, err)
+		}
 	}
 }
 

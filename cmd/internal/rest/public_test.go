@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -176,6 +177,9 @@ func TestGzip(t *testing.T) {
 			}
 			got := body(t, r)
 			if method == http.MethodHead {
+				if compressed && got != "" {
+					t.Errorf("HEAD %q: a body of %d bytes", accept, len(got))
+				}
 				continue
 			}
 			if compressed {
@@ -244,6 +248,47 @@ func TestFreshnessHeaders(t *testing.T) {
 	if r.Header.Get("Understudy-Source") != "mirrored" || r.Header.Get("Understudy-Upstream-State") != "unreachable" || r.Header.Get("Understudy-Checkpoint-Age") != "0" {
 		t.Errorf("got %v", r.Header)
 	}
+}
+
+// slowClient is a client that does not read its answer until it is released.
+type slowClient struct {
+	*httptest.ResponseRecorder
+	writing chan struct{}
+	release chan struct{}
+}
+
+func (c *slowClient) Write(data []byte) (int, error) {
+	c.writing <- struct{}{}
+	<-c.release
+	return c.ResponseRecorder.Write(data)
+}
+
+// TestPublicLimit holds that one client that reads slowly reaches its limit, and that
+// the others are still answered.
+func TestPublicLimit(t *testing.T) {
+	u := newUpstream(t)
+	u.grow(3)
+	h := u.handler()
+	writing, release := make(chan struct{}), make(chan struct{})
+	var slow sync.WaitGroup
+	for range maxRequests {
+		slow.Go(func() {
+			r := httptest.NewRequest(http.MethodGet, prefix+"/checkpoint", nil)
+			h.ServeHTTP(&slowClient{httptest.NewRecorder(), writing, release}, r)
+		})
+		<-writing
+	}
+	if r := get(h, http.MethodGet, prefix+"/checkpoint"); r.StatusCode != http.StatusTooManyRequests {
+		t.Errorf("the slow client: got %d", r.StatusCode)
+	}
+	other := httptest.NewRequest(http.MethodGet, prefix+"/checkpoint", nil)
+	other.RemoteAddr = "198.51.100.1:1"
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, other); w.Code != http.StatusOK {
+		t.Errorf("another client: got %d", w.Code)
+	}
+	close(release)
+	slow.Wait()
 }
 
 // TestMetrics holds that labels come from our routes, never from a request.

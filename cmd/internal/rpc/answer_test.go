@@ -143,10 +143,13 @@ func TestBatch(t *testing.T) {
 			}
 		}
 	}
-	proofs, err := s.client().InclusionProofs(ctx, []uint64{2999, 0, 7, 0}, 0)
-	check(t, err)
-	if len(proofs) != 4 || proofs[3].Index != 0 {
-		t.Errorf("proofs: %+v", proofs)
+	c := s.client()
+	for range 20 {
+		proofs, err := c.InclusionProofs(ctx, []uint64{2999, 0, 7, 0}, 0)
+		check(t, err)
+		if len(proofs) != 4 || proofs[3].Index != 0 {
+			t.Errorf("proofs: %+v", proofs)
+		}
 	}
 }
 

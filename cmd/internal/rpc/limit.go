@@ -76,7 +76,7 @@ func clientOf(ctx context.Context) netip.Prefix {
 		return netip.Prefix{}
 	}
 	addr, _ := netip.ParseAddrPort(p.Addr.String()) // what is no address becomes the zero one
-	ip := addr.Addr().Unmap().WithZone("")
+	ip := addr.Addr()
 	bits := ip.BitLen()
 	if ip.Is6() {
 		bits = 64

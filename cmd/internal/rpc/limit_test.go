@@ -37,7 +37,7 @@ func TestLimit(t *testing.T) {
 	for _, client := range []string{"192.0.2.1:1", "[2001:db8::1]:1"} {
 		err := call(from(client), func() {
 			call(from(client), func() {
-				for _, other := range []string{"192.0.2.1:2", "[::ffff:192.0.2.1]:3", "[2001:db8::ffff]:4", "192.0.2.2:1", "[2001:db8:0:1::1]:1"} {
+				for _, other := range []string{"192.0.2.1:2", "[::ffff:192.0.2.1]:3", "[2001:db8::ffff]:4", "192.0.2.2:1", "[2001:db8:0:1::1]:1", "[fe80::1%lo]:5"} {
 					ran := false
 					err := call(from(other), func() { ran = true })
 					if ran != (err == nil) {
@@ -61,6 +61,9 @@ func TestLimit(t *testing.T) {
 	}
 	if len(l.inUse) != 0 {
 		t.Errorf("left behind: %v", l.inUse)
+	}
+	if a, b := clientOf(from("[fe80::1%lo]:1")), clientOf(from("[fe80::2]:2")); a != b || !a.IsValid() {
+		t.Errorf("link-local clients %v and %v", a, b)
 	}
 	if got := clientOf(context.Background()); got.IsValid() {
 		t.Errorf("client without address: %v", got)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -41,7 +42,7 @@ func refuse(origin string, logger *slog.Logger, err error) error {
 		return statusOf(codeOf[refusal.Kind], refusal.Reason, refusal.Text, map[string]string{
 			"origin":         origin,
 			"source":         refusal.Freshness.Source,
-			"checkpoint_age": refusal.Freshness.CheckpointAge.String(),
+			"checkpoint_age": strconv.FormatFloat(refusal.Freshness.CheckpointAge.Seconds(), 'f', -1, 64) + "s", // as in JSON
 			"upstream_state": refusal.Freshness.UpstreamState,
 		})
 	}

@@ -237,7 +237,7 @@ func proofMessages(proofs []mirror.Inclusion) []*understudyv1.InclusionProof {
 		p, start := &proofs[i], len(hashes)
 		hashes = appendHashes(hashes, p.Hashes)
 		out[i] = &messages[i]
-		out[i].Index, out[i].LeafHash, out[i].Hashes = p.Index, p.LeafHash[:], hashes[start:len(hashes):len(hashes)]
+		out[i].Index, out[i].LeafHash, out[i].Hashes = p.Index, p.LeafHash[:], hashes[start:]
 	}
 	return out
 }

@@ -34,6 +34,7 @@ type stage struct {
 	log    *synthetic.Log
 	db     *storage.DB
 	mirror *mirror.Mirror
+	dial   func() *grpc.ClientConn // makes one more connection to the server
 	conn   *grpc.ClientConn
 	api    understudyv1.LogServiceClient
 
@@ -76,7 +77,8 @@ func newStage(t *testing.T, sizes ...uint64) *stage {
 // serve serves the mirror of now.
 func (s *stage) serve() {
 	s.t.Helper()
-	s.conn = serve(s.t, rpc.NewServer([]*mirror.Mirror{s.mirror}, slog.New(slog.DiscardHandler)))
+	s.dial = serve(s.t, rpc.NewServer([]*mirror.Mirror{s.mirror}, slog.New(slog.DiscardHandler)))
+	s.conn = s.dial()
 	s.api = understudyv1.NewLogServiceClient(s.conn)
 }
 
@@ -147,22 +149,24 @@ func (s *stage) client() *client.Client {
 	return client.New(s.conn, origin, client.NoteVerifier(origin, v))
 }
 
-// serve runs a server in memory until the test ends and returns a connection to it.
-func serve(t *testing.T, server *grpc.Server) *grpc.ClientConn {
+// serve runs a server in memory until the test ends, and returns what connects to it.
+func serve(t *testing.T, server *grpc.Server) (dial func() *grpc.ClientConn) {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(l) })
-	conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
-	check(t, err)
 	t.Cleanup(func() {
-		conn.Close()
 		server.Stop()
 		serving.Wait()
 	})
-	return conn
+	return func() *grpc.ClientConn {
+		conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+		check(t, err)
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
 }
 
 // wantGoroutines waits until no more goroutines run than before.

@@ -140,7 +140,7 @@ func (p pinned) install(ctx context.Context, bin string) (string, error) {
 
 	start := time.Now()
 	fmt.Fprintf(os.Stderr, "building %s %s ...\n", p.name, p.version)
-	if err := goCommand(ctx, scratch, []string{"GOBIN=" + scratch}, "install", p.pkg+"@"+p.version); err != nil {
+	if err := goCommand(ctx, scratch, []string{"GOBIN=" + scratch}, "install", "-ldflags=-s -w", p.pkg+"@"+p.version); err != nil {
 		return "", err
 	}
 	built, err := filepath.Glob(filepath.Join(scratch, "*"))

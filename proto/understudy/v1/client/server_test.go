@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"math/bits"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -36,7 +37,10 @@ type server struct {
 	// in its place.
 	tamper  func(answer proto.Message) error
 	changed chan struct{}
-	cutEnd  bool // the next list breaks after its last entry
+	cutEnd  bool // the next list breaks after its last entry, or watch after its first checkpoint
+	lists   int  // calls of ListEntries
+	watches int  // streams of WatchCheckpoints that are open
+	watched int  // checkpoints sent on them
 }
 
 func newServer(sizes ...uint64) *server {
@@ -187,9 +191,14 @@ func (s *server) tree(size uint64) (d [][]byte, root, checkpoint []byte, err err
 	d = s.entries[:size]
 	root = mth(d)
 	if s.signed[size] {
-		checkpoint = synthetic.Note(origin, size, [32]byte(root), nil, s.key)
+		checkpoint = s.sign(size)
 	}
 	return d, root, checkpoint, nil
+}
+
+// sign returns the checkpoint of a size.
+func (s *server) sign(size uint64) []byte {
+	return synthetic.Note(origin, size, [32]byte(mth(s.entries[:size])), nil, s.key)
 }
 
 func refusal(reason string) error {
@@ -219,7 +228,28 @@ func (s *server) GetCheckpoint(_ context.Context, in *understudyv1.GetCheckpoint
 	return &understudyv1.GetCheckpointResponse{Origin: origin, TreeSize: uint64(len(d)), RootHash: root, Checkpoint: checkpoint, Freshness: fresh()}, err
 }
 
+func (s *server) add(count *int, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*count += n
+}
+
+// wait waits for a count.
+func (s *server) wait(count *int, n int) {
+	for {
+		s.mu.Lock()
+		done := *count == n
+		s.mu.Unlock()
+		if done {
+			return
+		}
+		runtime.Gosched()
+	}
+}
+
 func (s *server) WatchCheckpoints(_ *understudyv1.WatchCheckpointsRequest, stream grpc.ServerStreamingServer[understudyv1.WatchCheckpointsResponse]) error {
+	s.add(&s.watches, 1)
+	defer s.add(&s.watches, -1)
 	for {
 		s.mu.Lock()
 		changed := s.changed
@@ -229,6 +259,10 @@ func (s *server) WatchCheckpoints(_ *understudyv1.WatchCheckpointsRequest, strea
 			return err
 		}
 		if err := stream.Send(&understudyv1.WatchCheckpointsResponse{Origin: origin, TreeSize: uint64(len(d)), RootHash: root, Checkpoint: checkpoint, Freshness: fresh()}); err != nil {
+			return err
+		}
+		s.add(&s.watched, 1)
+		if err := s.cut(); err != nil {
 			return err
 		}
 		select {
@@ -253,6 +287,7 @@ func (s *server) ListEntries(in *understudyv1.ListEntriesRequest, stream grpc.Se
 	if err != nil {
 		return err
 	}
+	s.add(&s.lists, 1)
 	if in.Index >= uint64(len(d)) {
 		return refusal("UPSTREAM_UNREACHABLE")
 	}
@@ -261,6 +296,10 @@ func (s *server) ListEntries(in *understudyv1.ListEntriesRequest, stream grpc.Se
 			return err
 		}
 	}
+	return s.cut()
+}
+
+func (s *server) cut() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cutEnd {
@@ -290,6 +329,10 @@ func (s *server) BatchGetInclusionProofs(_ context.Context, in *understudyv1.Bat
 }
 
 func (s *server) GetConsistencyProof(_ context.Context, in *understudyv1.GetConsistencyProofRequest) (*understudyv1.GetConsistencyProofResponse, error) {
+	if in.FirstSize == 0 { // an honest server refuses that
+		return &understudyv1.GetConsistencyProofResponse{Origin: origin, FirstRootHash: make([]byte, 32), LastSize: 41, TreeSize: 41,
+			RootHash: mth(s.entries), Checkpoint: s.sign(41), Freshness: fresh()}, nil
+	}
 	first, firstRoot, firstCheckpoint, err := s.tree(in.FirstSize)
 	if err != nil {
 		return nil, err
@@ -298,7 +341,7 @@ func (s *server) GetConsistencyProof(_ context.Context, in *understudyv1.GetCons
 	if err != nil {
 		return nil, err
 	}
-	if in.FirstSize == 0 || len(first) > len(last) {
+	if len(first) > len(last) {
 		return nil, status.Error(codes.InvalidArgument, "sizes out of order")
 	}
 	return &understudyv1.GetConsistencyProofResponse{Origin: origin, FirstSize: uint64(len(first)), FirstRootHash: firstRoot, FirstCheckpoint: firstCheckpoint,

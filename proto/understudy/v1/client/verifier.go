@@ -58,6 +58,8 @@ func checkHashes(hashes [][]byte) error {
 	return nil
 }
 
+// toHashes copies the hashes of a proof that was verified: one of another length would
+// not have led to the root.
 func toHashes(hashes [][]byte) []Hash {
 	out := make([]Hash, len(hashes))
 	for i, h := range hashes {
