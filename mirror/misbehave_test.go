@@ -321,8 +321,9 @@ func TestForks(t *testing.T) {
 		{"larger tree, from the last entry", func(w *watched) []byte { return w.equivocate(999, 1001) }},
 		{"same size", func(w *watched) []byte { return w.equivocate(0, 1000) }},
 		{"same size, no tree", func(w *watched) []byte {
-			w.log.Misbehave(w.log.WrongRoot(0))
-			return synthetic.Note(origin, 1000, noTree(w.t, w.log), nil, w.log.Key)
+			raw := synthetic.Note(origin, 1000, [32]byte{1}, nil, w.log.Key)
+			w.log.Misbehave(synthetic.On(synthetic.Checkpoint, synthetic.Body(raw)))
+			return raw
 		}},
 		{"smaller tree", func(w *watched) []byte { return w.equivocate(500, 900) }},
 		{"smaller tree, tiles withheld", func(w *watched) []byte {
@@ -427,24 +428,6 @@ func TestFrozenLogThatGrows(t *testing.T) {
 		w.wantGood()
 		w.close()
 	})
-}
-
-// noTree is the root hash that the fault WrongRoot signs.
-func noTree(t *testing.T, l *synthetic.Log) [32]byte {
-	t.Helper()
-	client, stop := synthetic.InMemory(l)
-	defer stop()
-	response, err := client.Get("http://upstream.example/checkpoint")
-	check(t, err)
-	defer response.Body.Close()
-	var raw bytes.Buffer
-	_, err = raw.ReadFrom(response.Body)
-	check(t, err)
-	key, err := trust.ParseKey([]byte(l.Key.Verifier()))
-	check(t, err)
-	c, err := trust.Open(raw.Bytes(), origin, []trust.Key{key})
-	check(t, err)
-	return c.Root
 }
 
 // equivocate serves a fork, and returns its checkpoint.

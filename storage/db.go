@@ -109,6 +109,7 @@ func (o Options) pebble(db *DB) *pebble.Options {
 			},
 		},
 	}
+	p.Experimental.SpanPolicyFunc = spanPolicy
 	for i := range p.TargetFileSizes {
 		p.TargetFileSizes[i] = targetFileBytes
 	}
@@ -121,6 +122,20 @@ func (o Options) pebble(db *DB) *pebble.Options {
 		p.Levels[i].EnsureL0Defaults()
 	}
 	return p
+}
+
+// spanPolicy ends every file at the end of a table of a tree. Entries arrive in order, so a
+// file of entries alone overlaps no other: it is compressed once, when it is flushed, and
+// then moved from level to level without being read. Hashes do not compress.
+func spanPolicy(start []byte) (policy pebble.SpanPolicy, end []byte, err error) {
+	policy.PreferFastCompression = start[0] == keyTile || start[0] == keyLeaf
+	switch start[0] {
+	case keyTile, keyLeaf, keyEntry:
+		if len(start) >= 9 {
+			return policy, treeID(binary.BigEndian.Uint64(start[1:9])+1).key(start[0], 9), nil
+		}
+	}
+	return policy, []byte{start[0] + 1}, nil
 }
 
 // Exists says whether dir holds a database.

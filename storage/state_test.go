@@ -22,9 +22,12 @@ func TestDuplicates(t *testing.T) {
 	v := tree.View()
 	defer v.Close()
 	extend(t, tree, [][]byte{x, z})
-	hash := LeafHash(x)
-	for index := range uint64(2) { // rows as a leaf with the same first bytes would have
-		if err := tree.db.pebble.Set(tree.id.leaf(hash, 3*index), nil, pebble.Sync); err != nil {
+	hash, late := LeafHash(x), LeafHash([]byte("late"))
+	for _, row := range [][]byte{
+		tree.id.leaf(hash, 0), tree.id.leaf(hash, 3), // as a leaf with the same first bytes has
+		tree.id.leaf(late, 9), // as of a commit between the state and the snapshot of a view
+	} {
+		if err := tree.db.pebble.Set(row, nil, pebble.Sync); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -43,6 +46,7 @@ func TestDuplicates(t *testing.T) {
 		look(view, LeafHash(y), 0, true)
 		look(view, cousin, 0, false)
 		look(view, Hash{}, 0, false)
+		look(view, late, 0, false)
 	}
 	look(v, LeafHash(z), 0, false)
 	look(now, LeafHash(z), 5, true)
@@ -374,7 +378,8 @@ func TestSeen(t *testing.T) {
 	last(90, "seen earlier")
 	restart()
 	last(90, "after a restart, later")
-	look(100)
+	look(95)
+	look(100) // not persisted
 	if _, err := tree.Extend(entries[:7], under(pending, naive.consistency(7, 20))); err != nil {
 		t.Fatal(err)
 	}

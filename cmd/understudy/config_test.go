@@ -142,3 +142,17 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+func TestDistance(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want int
+	}{
+		{"", "", 0}, {"poll", "POLL", 0}, {"", "abc", 3}, {"abc", "", 3}, {"polls", "poll", 1}, {"poll", "polls", 1},
+		{"url", "rul", 2}, {"kitten", "sitting", 3}, {"saturday", "sunday", 3},
+	} {
+		if got := distance(test.a, test.b); got != test.want {
+			t.Errorf("%q to %q: got %d, want %d", test.a, test.b, got, test.want)
+		}
+	}
+}

@@ -53,8 +53,11 @@ func (c *Config) openHeld(o storage.Options) (*storage.DB, error) {
 
 // explainDatabase says what an operator can do about a database that does not open.
 func (c *Config) explainDatabase(err error) error {
-	hint := ""
+	hint := "; if it is damaged, restore a backup, or move it away and mirror again"
+	_, foreign := errors.AsType[*storage.FormatError](err)
 	switch {
+	case foreign:
+		hint = "" // the error has its own
 	case errors.Is(err, storage.ErrLocked):
 		hint = "; stop the other understudy, or give this one its own data_dir"
 	case errors.Is(err, storage.ErrNotExist):

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 //	waitfor URL PATTERN           asks until it answers 200 with a match
 //	get CODE URL                  asks once; what it answers is stdout
 //	terminate NAME                sends SIGTERM to a background program
-//	damage DIR                    flips a bit in the middle of the largest table
+//	damage GLOB                   flips a bit in the middle of the largest file
 func TestScript(t *testing.T) {
 	upstream := newScriptLog(t)
 	testscript.Run(t, testscript.Params{
@@ -143,27 +143,27 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), l.Close()
 }
 
-func damage(dir string) error {
-	name, size := "", int64(0)
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || filepath.Ext(path) != ".sst" {
+func damage(glob string) error {
+	names, err := filepath.Glob(glob)
+	if err != nil {
+		return err
+	}
+	var largest []byte
+	name := ""
+	for _, candidate := range names {
+		data, err := os.ReadFile(candidate)
+		if err != nil {
 			return err
 		}
-		info, err := entry.Info()
-		if err == nil && info.Size() > size {
-			name, size = path, info.Size()
+		if len(data) > len(largest) {
+			name, largest = candidate, data
 		}
-		return err
-	})
-	if err != nil {
-		return err
 	}
-	data, err := os.ReadFile(name)
-	if err != nil {
-		return err
+	if name == "" {
+		return fmt.Errorf("%s matches no file", glob)
 	}
-	data[len(data)/2] ^= 1
-	return os.WriteFile(name, data, 0o644)
+	largest[len(largest)/2] ^= 1
+	return os.WriteFile(name, largest, 0o644)
 }
 
 // scriptLog is a log of 1,000 entries, served over HTTP.

@@ -74,9 +74,9 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	defer listeners.close()
 
 	fatal := make(chan error)
-	done := make(chan error, 1)
+	done, closing := make(chan error, 1), make(chan struct{})
 	go func() {
-		done <- runDaemon(ctx, c, listeners, logger, func(err error) {
+		done <- runDaemon(ctx, c, listeners, logger, closing, func(err error) {
 			fatal <- err
 			select {} // storage must not go on; the process ends now
 		})
@@ -95,6 +95,14 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	case err := <-fatal:
 		return c.explainFatal(err)
 	case <-time.After(stopTime):
+	}
+	select {
+	case <-closing:
+		// Closing waits for a compaction that is under way. It is crash-safe to cut off:
+		// everything acknowledged was synced, and the next start goes on with it.
+		logger.Info("stopped while the database was being tidied up; that goes on at the next start")
+		return nil
+	default:
 		return fmt.Errorf("not everything stopped within %v; what was acknowledged is on disk", stopTime)
 	}
 }
@@ -142,8 +150,8 @@ func (l *listeners) close() {
 }
 
 // runDaemon opens the database and serves until ctx ends; when it returns, nothing
-// runs any more and the database is closed.
-func runDaemon(ctx context.Context, c *Config, l *listeners, logger *slog.Logger, fatal func(error)) error {
+// runs any more and the database is closed. It closes closing when only that is left.
+func runDaemon(ctx context.Context, c *Config, l *listeners, logger *slog.Logger, closing chan<- struct{}, fatal func(error)) error {
 	keys, err := newKeyring(c)
 	if err != nil {
 		return err
@@ -156,5 +164,6 @@ func runDaemon(ctx context.Context, c *Config, l *listeners, logger *slog.Logger
 	if err == nil {
 		err = d.run(ctx, l)
 	}
+	close(closing)
 	return errors.Join(err, db.Close())
 }

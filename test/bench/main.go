@@ -136,7 +136,7 @@ func (b *bench) prepare(ctx context.Context, n uint64) (err error) {
 		return err
 	}
 	b.say("generating %d entries", n)
-	b.upstream, err = newUpstream(filepath.Join(b.dir, "upstream"), n)
+	b.upstream, err = newUpstream(ctx, filepath.Join(b.dir, "upstream"), n)
 	return err
 }
 

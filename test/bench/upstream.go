@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -30,9 +31,14 @@ type upstream struct {
 	server     *http.Server
 }
 
-func newUpstream(dir string, size uint64) (*upstream, error) {
+func newUpstream(ctx context.Context, dir string, size uint64) (*upstream, error) {
 	u := &upstream{log: synthetic.New(synthetic.Options{Origin: origin}), size: size, dir: dir, keyFile: dir + ".vkey"}
-	u.log.Grow(size)
+	for u.log.Size() < size {
+		u.log.Grow(min(size, u.log.Size()+16*batch))
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
 	var err error
 	if u.entryBytes, err = u.log.WriteFiles(dir); err != nil {
 		return nil, err
