@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -213,13 +214,17 @@ func (m *Mirror) Entry(ref Ref) (Entry, Freshness, error) {
 	return Entry{Index: index, LeafHash: hash, Body: body}, a.fresh, a.damaged(err)
 }
 
-// pageEntries is how many entries are read from one view: a slow reader must not keep
-// old data alive.
-const pageEntries = 1024
+// A page is what is read from one view. It ends at either bound: a slow reader must
+// neither keep old data alive nor take much memory.
+const (
+	pageEntries = 1024
+	pageBytes   = 4 << 20
+)
+
+var errPageFull = errors.New("page is full")
 
 // Entries yields the entries from start on, in order, at most limit of them (0: up
-// to the last one held now). It stops at the first error that yield returns; the body is
-// valid only during the call.
+// to the last one held now). It stops at the first error that yield returns.
 func (m *Mirror) Entries(ctx context.Context, start, limit uint64, yield func(Entry, Freshness) error) error {
 	end := m.tree.State().Head.Size
 	if limit > 0 && limit < end-min(start, end) {
@@ -234,22 +239,31 @@ func (m *Mirror) Entries(ctx context.Context, start, limit uint64, yield func(En
 		return a.beyond("index", start, a.state.Pending.Size, start >= a.state.Pending.Size)
 	}
 	for start < end {
-		page := min(end-start, pageEntries)
-		if err := m.entriesPage(ctx, start, start+page, yield); err != nil {
+		page, fresh, err := m.page(start, min(end, start+pageEntries))
+		if err != nil {
 			return err
 		}
-		start += page
+		for _, entry := range page {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := yield(entry, fresh); err != nil {
+				return err
+			}
+		}
+		start += uint64(len(page))
 	}
 	return nil
 }
 
-func (m *Mirror) entriesPage(ctx context.Context, start, end uint64, yield func(Entry, Freshness) error) error {
+// page reads the entries [start, end), or as many of them, at least one, as a page holds.
+func (m *Mirror) page(start, end uint64) ([]Entry, Freshness, error) {
 	a := m.answer()
 	defer a.Close()
-	var yieldErr error
+	entries, size := make([]Entry, 0, end-start), 0
 	err := a.View.Entries(start, end, func(index uint64, body []byte) error {
-		if yieldErr = ctx.Err(); yieldErr != nil {
-			return yieldErr
+		if size >= pageBytes {
+			return errPageFull
 		}
 		hash, err := a.LeafHash(index)
 		if err != nil {
@@ -258,13 +272,14 @@ func (m *Mirror) entriesPage(ctx context.Context, start, end uint64, yield func(
 		if storage.LeafHash(body) != hash {
 			return &storage.DamageError{Place: fmt.Sprintf("entry %d", index), Problem: "does not hash to its tile"}
 		}
-		yieldErr = yield(Entry{Index: index, LeafHash: hash, Body: body}, a.fresh)
-		return yieldErr
+		size += len(body)
+		entries = append(entries, Entry{Index: index, LeafHash: hash, Body: bytes.Clone(body)})
+		return nil
 	})
-	if yieldErr != nil {
-		return yieldErr
+	if errors.Is(err, errPageFull) {
+		err = nil
 	}
-	return a.damaged(err)
+	return entries, a.fresh, a.damaged(err)
 }
 
 // InclusionProof proves one entry in the tree of the given size; 0 means the

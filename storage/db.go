@@ -15,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	lru "github.com/hashicorp/golang-lru/v2"
 )
@@ -74,6 +75,7 @@ const (
 	memTableBytes     = 32 << 20
 	blockBytes        = 32 << 10
 	targetFileBytes   = 64 << 20
+	lastLevel         = 6
 	cachedTiles       = 2048 // expanded, 16 KiB each
 )
 
@@ -116,7 +118,7 @@ func (o Options) pebble(db *DB) *pebble.Options {
 	for i := range p.Levels {
 		p.Levels[i] = pebble.LevelOptions{
 			BlockSize:    blockBytes,
-			Compression:  func() *sstable.CompressionProfile { return sstable.ZstdCompression },
+			Compression:  func() *sstable.CompressionProfile { return compressionOf(i) },
 			FilterPolicy: bloom.FilterPolicy(10),
 		}
 		p.Levels[i].EnsureL0Defaults()
@@ -124,9 +126,18 @@ func (o Options) pebble(db *DB) *pebble.Options {
 	return p
 }
 
-// spanPolicy ends every file at the end of a table of a tree. Entries arrive in order, so a
-// file of entries alone overlaps no other: it is compressed once, when it is flushed, and
-// then moved from level to level without being read. Hashes do not compress.
+// compressionOf a level: an entry passes the upper levels soon, and is compressed well once,
+// on its way into the last one.
+func compressionOf(level int) *sstable.CompressionProfile {
+	if level < lastLevel {
+		return block.FastestCompression
+	}
+	return block.ZstdCompression
+}
+
+// spanPolicy ends every file at the end of a table of a tree: entries arrive in order, so a
+// file of entries alone overlaps no other, and is not merged with the hashes that
+// compactions rewrite. Hashes do not compress.
 func spanPolicy(start []byte) (policy pebble.SpanPolicy, end []byte, err error) {
 	policy.PreferFastCompression = start[0] == keyTile || start[0] == keyLeaf
 	switch start[0] {

@@ -197,13 +197,15 @@ func (c *Client) prove(ctx context.Context, first, last Head) error {
 	case 0:
 		return nil // every tree extends the empty one
 	case last.Size:
-		return c.consistent(first, last, nil)
+		_, err := c.consistent(first, last, nil)
+		return err
 	}
 	answer, err := c.consistency(ctx, first.Size, last.Size)
 	if err != nil {
 		return err
 	}
-	return c.consistent(first, last, answer.GetHashes())
+	_, err = c.consistent(first, last, answer.GetHashes())
+	return err
 }
 
 func (c *Client) consistency(ctx context.Context, first, last uint64) (*understudyv1.GetConsistencyProofResponse, error) {
@@ -214,12 +216,16 @@ func (c *Client) consistency(ctx context.Context, first, last uint64) (*understu
 	return answer, nil
 }
 
-func (c *Client) consistent(first, last Head, hashes [][]byte) error {
-	err := proof.VerifyConsistency(rfc6962.DefaultHasher, first.Size, last.Size, hashes, first.Root[:], last.Root[:])
-	if err != nil {
-		return c.wrong("tree of size %d is not proven to extend that of size %d: %w", last.Size, first.Size, err)
+// consistent verifies a consistency proof and returns its hashes.
+func (c *Client) consistent(first, last Head, proven [][]byte) ([]Hash, error) {
+	hashes, err := toHashes(proven)
+	if err == nil {
+		err = proof.VerifyConsistency(rfc6962.DefaultHasher, first.Size, last.Size, proven, first.Root[:], last.Root[:])
 	}
-	return nil
+	if err != nil {
+		return nil, c.wrong("tree of size %d is not proven to extend that of size %d: %w", last.Size, first.Size, err)
+	}
+	return hashes, nil
 }
 
 type freshAnswer interface {

@@ -96,6 +96,10 @@ type proofMessage interface {
 // to the root of head.
 func (c *Client) included(ref Ref, head Head, answer proofMessage, f Freshness) (InclusionProof, error) {
 	leaf, err := toHash(answer.GetLeafHash())
+	if err != nil {
+		return InclusionProof{}, c.wrong("leaf hash: %w", err)
+	}
+	hashes, err := toHashes(answer.GetHashes())
 	switch {
 	case err != nil:
 		return InclusionProof{}, c.wrong("inclusion proof: %w", err)
@@ -108,7 +112,7 @@ func (c *Client) included(ref Ref, head Head, answer proofMessage, f Freshness) 
 	if err != nil {
 		return InclusionProof{}, c.wrong("entry %d is not proven to be in the tree of size %d: %w", answer.GetIndex(), head.Size, err)
 	}
-	return InclusionProof{answer.GetIndex(), leaf, toHashes(answer.GetHashes()), head, f}, nil
+	return InclusionProof{answer.GetIndex(), leaf, hashes, head, f}, nil
 }
 
 // InclusionProofs proves up to 10,000 entries in one tree, in the order asked, and
@@ -211,7 +215,8 @@ func (c *Client) extended(size uint64, last Head, answer *understudyv1.GetConsis
 		return ConsistencyProof{}, c.wrong("first root: %w", err)
 	}
 	first := Head{Size: size, Root: root}
-	if err := c.consistent(first, last, answer.GetHashes()); err != nil {
+	hashes, err := c.consistent(first, last, answer.GetHashes())
+	if err != nil {
 		return ConsistencyProof{}, err
 	}
 	if raw := answer.GetFirstCheckpoint(); len(raw) > 0 {
@@ -224,5 +229,5 @@ func (c *Client) extended(size uint64, last Head, answer *understudyv1.GetConsis
 		}
 		first = signed
 	}
-	return ConsistencyProof{first, last, toHashes(answer.GetHashes()), freshness(answer)}, nil
+	return ConsistencyProof{first, last, hashes, freshness(answer)}, nil
 }

@@ -48,22 +48,17 @@ func toHash(b []byte) (Hash, error) {
 	return Hash(b), nil
 }
 
-// checkHashes checks the lengths, which the Merkle verifier takes on trust.
-func checkHashes(hashes [][]byte) error {
-	for _, h := range hashes {
-		if _, err := toHash(h); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// toHashes copies the hashes of a proof that was verified: one of another length would
-// not have led to the root.
-func toHashes(hashes [][]byte) []Hash {
+// toHashes copies the hashes of a proof. Their lengths must be checked before it is
+// verified: where two neighbours are hashed together, bytes could be moved from one to
+// the other, and the part of a consistency proof that uses one of them alone would prove
+// a root that is none.
+func toHashes(hashes [][]byte) ([]Hash, error) {
 	out := make([]Hash, len(hashes))
 	for i, h := range hashes {
-		out[i] = Hash(h)
+		var err error
+		if out[i], err = toHash(h); err != nil {
+			return nil, err
+		}
 	}
-	return out
+	return out, nil
 }
