@@ -30,10 +30,11 @@ func TestCheckNames(t *testing.T) {
 		name   string
 		key    []byte
 		change func([]byte) []byte // nil deletes; it gets nil if there is no row
-		place  string              // what Check says
+		finds  string              // what Check says, its beginning
 		opens  string              // what OpenTree says after a restart, if not nothing
 	}{
 		{"entry flipped", id.entry(300), flip(5), "tile 0/1", ""},
+		{"entry flipped, and the index", id.entry(300), flip(5), "leaf index differs from the entries", ""},
 		{"entry shorter", id.entry(300), cut(1), "tile 0/1", ""},
 		{"entry emptied", id.entry(300), cut(10), "entry 300", ""},
 		{"entry's codec", id.entry(300), flip(0), "entry 300", ""},
@@ -57,10 +58,10 @@ func TestCheckNames(t *testing.T) {
 		{"tile above the root", id.tile(2, 0), func([]byte) []byte { return make([]byte, HashSize) }, "tile 2/0", ""},
 		{"tile of no level", id.tile(200, 0), func([]byte) []byte { return make([]byte, HashSize) }, "tile 200/0", ""},
 		{"tile with half a key", id.tile(0, 1)[:12], func([]byte) []byte { return nil }, "tiles", ""},
-		{"leaf row deleted", id.leaf(naive.leaves[7], 7), nil, "leaf index row of entry 7", ""},
-		{"leaf row of another entry", id.leaf(naive.leaves[7], 8), func([]byte) []byte { return nil }, "leaf index", ""},
-		{"leaf row of no entry", id.leaf(Hash{1}, 7), func([]byte) []byte { return nil }, "leaf index", ""},
-		{"leaf row beyond the head", id.leaf(naive.leaves[7], 650), func([]byte) []byte { return nil }, "leaf index", ""},
+		{"leaf row deleted", id.leaf(naive.leaves[7], 7), nil, "leaf index row of entry 7 is missing", ""},
+		{"leaf row of another entry", id.leaf(naive.leaves[7], 8), func([]byte) []byte { return nil }, "leaf index has a wrong row for entry 8", ""},
+		{"leaf row of no entry", id.leaf(Hash{1}, 7), func([]byte) []byte { return nil }, "leaf index has a wrong row for entry 7", ""},
+		{"leaf row beyond the head", id.leaf(naive.leaves[7], 650), func([]byte) []byte { return nil }, "leaf index has a row for entry 650, beyond the head", ""},
 		{"leaf row with half a key", id.leaf(naive.leaves[7], 7)[:12], func([]byte) []byte { return nil }, "leaf index", ""},
 		{"head record deleted", id.head(), nil, "head record", "head record is missing"},
 		{"head record emptied", id.head(), func([]byte) []byte { return []byte{} }, "head record", "head record"},
@@ -75,6 +76,8 @@ func TestCheckNames(t *testing.T) {
 		{"mirror checkpoint deleted", row(note("log", naive.head(held-100), "s")), nil, "checkpoint of size 500", "checkpoint of size 500"},
 		{"archived checkpoint shorter", row(other), cut(1), "checkpoint of size 500", "checkpoint of size 500"},
 		{"checkpoint in a foreign row", id.checkpoint(naive.head(400), other.textHash()), func([]byte) []byte { return encodeCheckpoint(other) }, "checkpoint of size 400", ""},
+		{"checkpoint of a foreign size", id.checkpoint(Head{650, pending.Root}, pending.textHash()), func([]byte) []byte { return encodeCheckpoint(pending) }, "checkpoint of size 650", ""},
+		{"checkpoint with a foreign root", id.checkpoint(Head{700, Hash{1}}, pending.textHash()), func([]byte) []byte { return encodeCheckpoint(pending) }, "checkpoint of size 700", ""},
 		{"checkpoint under a foreign text", id.checkpoint(other.Head, Hash{1}), func([]byte) []byte { return encodeCheckpoint(other) }, "checkpoint of size 500", ""},
 		{"checkpoint with another root", row(note("log", Head{400, Hash{1}}, "s")), func([]byte) []byte { return encodeCheckpoint(note("log", Head{400, Hash{1}}, "s")) }, "checkpoint of size 400", ""},
 		{"checkpoint of another log", row(note("elsewhere", naive.head(400), "s")), func([]byte) []byte { return encodeCheckpoint(note("elsewhere", naive.head(400), "s")) }, "checkpoint of size 400", ""},
@@ -106,7 +109,7 @@ func TestCheckNames(t *testing.T) {
 			}
 			checkTree(t, tree)
 			tamper(t, db, m.key, m.change)
-			named(t, tree, m.place)
+			finds(t, tree, m.finds)
 			closeDB(t, db)
 			db, err := Open("data", o)
 			if err != nil {
@@ -124,9 +127,45 @@ func TestCheckNames(t *testing.T) {
 			case m.name == "evidence":
 				// Well-formed, so the log is quarantined now.
 			default:
-				named(t, tree, m.place)
+				finds(t, tree, m.finds)
 			}
 		})
+	}
+}
+
+// TestCheckDoubtsTheState: Check would also see it if the state had been committed
+// wrong, in memory and on disk alike.
+func TestCheckDoubtsTheState(t *testing.T) {
+	entries := testEntries(10)
+	naive := newNaiveTree(entries)
+	ten := note("log", naive.head(10), "s")
+	forged := note("log", Head{7, Hash{1}}, "s")
+	for problem, s := range map[string]*State{
+		"head does not precede the pending checkpoint": {Head: naive.head(7), Pending: ten, precedes: naive.consistency(6, 10)},
+		"head has entries but no checkpoint":           {Head: naive.head(7)},
+		"head has the root 01":                         {Head: forged.Head, Pending: forged, Mirrored: forged},
+		"mirror checkpoint of size 10 is beyond":       {Head: naive.head(7), Pending: ten, Mirrored: ten, precedes: naive.consistency(7, 10)},
+	} {
+		tree := newTestTree(t, "log")
+		for _, c := range []Checkpoint{ten, forged} {
+			if err := tree.Archive(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		extend(t, tree, entries[:7])
+		checkTreeOtherThan(t, tree, "checkpoint of size 7") // the forged one
+		tree.state.Store(s)
+		tamper(t, tree.db, tree.id.head(), func([]byte) []byte { return encodeState(s) })
+		finds(t, tree, problem)
+	}
+}
+
+// checkTreeOtherThan wants Check to find problems at one place only.
+func checkTreeOtherThan(t *testing.T, tree *Tree, place string) {
+	t.Helper()
+	report, err := tree.Check(context.Background(), CheckOptions{})
+	if err != nil || slices.ContainsFunc(report.Problems, func(p DamageError) bool { return p.Place != place }) {
+		t.Fatalf("check: %v, %v", report.Problems, err)
 	}
 }
 
@@ -192,14 +231,14 @@ func tamper(t *testing.T, db *DB, key []byte, change func([]byte) []byte) {
 	}
 }
 
-// named wants Check to find something at a place.
-func named(t *testing.T, tree *Tree, place string) {
+// finds wants Check to say something that begins so.
+func finds(t *testing.T, tree *Tree, problem string) {
 	t.Helper()
 	report, err := tree.Check(context.Background(), CheckOptions{})
 	if err != nil {
 		t.Fatalf("check: %v", err)
 	}
-	if !slices.ContainsFunc(report.Problems, func(p DamageError) bool { return strings.HasPrefix(p.Place, place) }) {
-		t.Errorf("check found %v, nothing at %q", report.Problems, place)
+	if !slices.ContainsFunc(report.Problems, func(p DamageError) bool { return strings.HasPrefix(p.Error(), problem) }) {
+		t.Errorf("check found %v, not %q", report.Problems, problem)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -65,7 +64,8 @@ type DB struct {
 	mu    sync.Mutex // guards trees and the numbering of new ones
 	trees map[string]*Tree
 
-	dead atomic.Pointer[error] // the first fatal error
+	dead   atomic.Pointer[error] // the first fatal error
+	opened atomic.Bool           // compactions may begin
 }
 
 // Tuned for entries of 0.5 to 5 KB that are written once, in order, and read mostly by
@@ -97,8 +97,13 @@ func (o Options) pebble(db *DB) *pebble.Options {
 		MaxOpenFiles:                1000,
 		BytesPerSync:                1 << 20,
 		WALBytesPerSync:             1 << 20,
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		Logger:                      pebbleLogger{db},
+		CompactionConcurrencyRange: func() (int, int) {
+			if !db.opened.Load() {
+				return 0, 1 // Open waits for compactions that it begins
+			}
+			return 1, 2
+		},
+		Logger: pebbleLogger{db},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
 				// Damage does not end the process: it would be there after the next start, too.
@@ -117,9 +122,8 @@ func (o Options) pebble(db *DB) *pebble.Options {
 	}
 	for i := range p.Levels {
 		p.Levels[i] = pebble.LevelOptions{
-			BlockSize:    blockBytes,
-			Compression:  func() *sstable.CompressionProfile { return compressionOf(i) },
-			FilterPolicy: bloom.FilterPolicy(10),
+			BlockSize:   blockBytes,
+			Compression: func() *sstable.CompressionProfile { return compressionOf(i) },
 		}
 		p.Levels[i].EnsureL0Defaults()
 	}
@@ -245,6 +249,7 @@ func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) 
 	db.pebble, err = pebble.Open(dir, p)
 	switch {
 	case err == nil:
+		db.opened.Store(true) // from the next flush on
 		return db, nil
 	case errors.Is(err, pebble.ErrDBAlreadyExists):
 		return nil, fmt.Errorf("%s: %w", dir, ErrExists)
@@ -305,8 +310,8 @@ func (db *DB) load(readOnly bool) error {
 	}
 	return db.eachOrigin(func(origin string, id treeID) error {
 		t, err := loadTree(db, origin, id)
-		if db.Err() != nil {
-			return err
+		if dead := db.Err(); dead != nil {
+			return dead
 		}
 		if err != nil {
 			// STYLE 8: a damaged tree stops that tree, not the others.
@@ -347,6 +352,7 @@ func (db *DB) eachOrigin(f func(origin string, id treeID) error) (err error) {
 // Close closes the database. Every View must have been closed, and no method may run.
 func (db *DB) Close() (err error) {
 	defer db.recoverFatal(&err)
+	db.opened.Store(false) // Close waits for compactions, too
 	return errors.Join(db.pebble.Close(), db.lock.Close())
 }
 

@@ -76,8 +76,7 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 	if old.Evidence != nil {
 		return nil, fmt.Errorf("extend %q: %w", t.origin, ErrQuarantined)
 	}
-	b := t.db.pebble.NewBatchWithSize(batchBytes(entries))
-	defer b.Close()
+	b := t.emptyBatch(entries)
 	edge, err := t.stage(b, old.Head.Size, entries)
 	if err != nil {
 		return nil, fmt.Errorf("extend %q: %w", t.origin, err)
@@ -130,12 +129,22 @@ func (s *State) settle() {
 	}
 }
 
-func batchBytes(entries [][]byte) int {
-	n := 64 << 10
-	for _, e := range entries {
-		n += len(e) + 128
+// maxRetainedBatch bounds the memory that a tree keeps for its next batch, in bytes.
+const maxRetainedBatch = 16 << 20
+
+// emptyBatch returns a batch with room for entries. Its buffer is used again and again: to
+// the machine, fresh pages cost more than what is written into them.
+func (t *Tree) emptyBatch(entries [][]byte) *pebble.Batch {
+	if t.batch != nil {
+		t.batch.Reset()
+		return t.batch
 	}
-	return n
+	size := 64 << 10
+	for _, entry := range entries {
+		size += len(entry) + 64
+	}
+	t.batch = t.db.pebble.NewBatchWithSize(min(size, maxRetainedBatch), pebble.WithMaxRetainedSizeBytes(maxRetainedBatch))
+	return t.batch
 }
 
 // stage puts the rows of new entries into a batch and returns the tree's new border.

@@ -180,13 +180,36 @@ func TestFailedRead(t *testing.T) {
 			if err := cause.Load(); err == nil || !errors.Is(*err, syscall.EIO) {
 				t.Errorf("Fatal got %v", err)
 			}
+			f.on.Store(false)
+			if _, err := v.tree.Extend(entries, sign("log")); !errors.Is(err, syscall.EIO) {
+				t.Errorf("extend after a failed read: %v", err)
+			}
 		})
 	}
 	t.Run("open", func(t *testing.T) {
-		f.on.Store(true)
-		defer f.on.Store(false)
-		if db, err := Open("data", Options{FS: &hookFS{disk, f.before}, Fatal: func(error) {}}); !errors.Is(err, syscall.EIO) {
-			t.Errorf("open gives %v, %v, want the disk's error", db, err)
+		failed := 0
+		for k := range 100 { // only the k-th read fails
+			reads := 0
+			db, err := Open("data", Options{CacheBytes: 1, Fatal: func(error) {}, FS: &hookFS{disk, func(o operation, path string) error {
+				if o == opRead && strings.Contains(path, ".sst") {
+					if reads++; reads == k+1 {
+						return syscall.EIO
+					}
+				}
+				return nil
+			}}})
+			if err == nil {
+				openTree(t, db, "log")
+				closeDB(t, db)
+				continue
+			}
+			failed++
+			if !errors.Is(err, syscall.EIO) {
+				t.Errorf("read %d fails: %v", k, err)
+			}
+		}
+		if failed < 5 {
+			t.Errorf("%d reads mattered: too few", failed)
 		}
 	})
 }

@@ -337,6 +337,49 @@ func TestArchive(t *testing.T) {
 	closeDB(t, db)
 }
 
+// TestCheckpointOfSize: of the checkpoints of a size it is the pending one, or the first
+// seen of those that sign the tree that is held.
+func TestCheckpointOfSize(t *testing.T) {
+	tree := newTestTree(t, "log")
+	entries := testEntries(20)
+	naive := newNaiveTree(entries)
+	for _, n := range [][2]int{{0, 5}, {5, 10}, {10, 20}} {
+		extend(t, tree, entries[n[0]:n[1]])
+	}
+	archive := func(head Head, minutes int, extensions ...string) []byte {
+		t.Helper()
+		c := note("log", head, "s", extensions...)
+		c.FirstSeen = start.Add(time.Duration(minutes) * time.Minute)
+		if err := tree.Archive(c); err != nil {
+			t.Fatal(err)
+		}
+		return c.Raw
+	}
+	want := map[uint64][]byte{}
+	for i, size := range []uint64{5, 10} { // rows of one size stand in the order of their texts' hashes
+		for j := range 8 {
+			c := archive(naive.head(size), []int{1, -10 + j, -20, -10 - j}[(j+i)%4], fmt.Sprint("extension ", i, j))
+			if (j+i)%4 == 2 && want[size] == nil {
+				want[size] = c
+			}
+		}
+		archive(Head{size, Hash{byte(i)}}, -100)
+	}
+	archive(naive.head(20), -100, "older than pending")
+	want[20] = tree.State().Pending.Raw
+	v := tree.View()
+	defer v.Close()
+	for size, raw := range want {
+		c, ok, err := v.Checkpoint(size)
+		if err != nil || !ok || c.Root != naive.mth(0, size) || size == 20 && !bytes.Equal(c.Raw, raw) {
+			t.Errorf("checkpoint of size %d is %q, %v, %v", size, c.Raw, ok, err)
+		}
+		if size < 20 && !c.FirstSeen.Equal(start.Add(-20*time.Minute)) {
+			t.Errorf("checkpoint of size %d was first seen %v", size, c.FirstSeen)
+		}
+	}
+}
+
 // TestSeen: when a checkpoint was last seen never goes back, and what is persisted of it
 // is about a minute old at most.
 func TestSeen(t *testing.T) {

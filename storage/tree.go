@@ -22,7 +22,8 @@ type Tree struct {
 
 	write sync.Mutex // held through every change; guards the fields below
 	edge  edge
-	saved time.Time // last time LastSeen of the pending checkpoint was persisted
+	batch *pebble.Batch // of Extend
+	saved time.Time     // last time LastSeen of the pending checkpoint was persisted
 
 	watch   sync.Mutex // guards changed
 	changed chan struct{}
