@@ -67,5 +67,11 @@ func (c *Config) explainDatabase(err error) error {
 	case errors.Is(err, syscall.ENOSPC):
 		hint = "; free some space and start again: nothing that was acknowledged is lost"
 	}
-	return fmt.Errorf("data directory %s: %w%s", c.DataDir, err, hint)
+	return fmt.Errorf("data directory %s: %w%s", c.DataDir, folded{err}, hint)
 }
+
+// folded is an error on one line: Pebble names each missing file on its own.
+type folded struct{ error }
+
+func (f folded) Error() string { return oneLine(f.error) }
+func (f folded) Unwrap() error { return f.error }
