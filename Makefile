@@ -27,7 +27,7 @@ demo: ## show the main job: mirror a real Rekor v2 log, kill it, prove its entri
 
 .PHONY: test
 test: peers ## run all tests, with real servers
-	$(GO) test ./...
+	$(GO) test -timeout 20m ./...
 
 .PHONY: peers
 peers: # beforehand, so that no test's time limit has to cover it
@@ -73,7 +73,7 @@ imports: ## check who imports what
 .PHONY: race
 race: ## a short test run with the race detector
 	@if command -v $$($(GO) env CC) >/dev/null; then \
-		CGO_ENABLED=1 $(GO) test -race -short ./...; \
+		CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./...; \
 	else $(call skip,there is no C compiler); fi
 
 # The comment with protoc's own version may differ; nothing else may.

@@ -47,6 +47,7 @@ func lifeOf(db *DB) life {
 // half of it. In each the database opens with all that was acknowledged and nothing but
 // what was asked for, is sound, and plays the rest of the script.
 func TestCrashAtEveryWrite(t *testing.T) {
+	unhurried(t)
 	t.Run("first tiles", func(t *testing.T) { crashEverywhere(t, vfs.NewCrashableMem(), smallLife()) })
 	t.Run("third level", func(t *testing.T) {
 		base, s := bigLife(t)

@@ -20,6 +20,7 @@ const few = 300
 // TestEverySize builds trees in steps of one, in random steps and at once, and holds
 // every root, tile, bundle and proof at every size against the naive tree.
 func TestEverySize(t *testing.T) {
+	unhurried(t)
 	entries := testEntries(few)
 	naive := newNaiveTree(entries)
 	draw := rand.New(rand.NewPCG(1, 2))
@@ -181,6 +182,7 @@ func second[T any](_ T, err error) error { return err }
 // TestPendingAhead holds every head H below every pending checkpoint P: what is held is
 // proven at P and at every size up to H, and nothing else is, also after reopening.
 func TestPendingAhead(t *testing.T) {
+	unhurried(t)
 	t.Run("every pair", func(t *testing.T) {
 		const most = 80
 		var heads, sizes []uint64

@@ -189,10 +189,10 @@ func TestFailedRead(t *testing.T) {
 	t.Run("open", func(t *testing.T) {
 		failed := 0
 		for k := range 100 { // only the k-th read fails
-			reads := 0
+			var reads atomic.Int64 // Pebble reads in the background, too
 			db, err := Open("data", Options{CacheBytes: 1, Fatal: func(error) {}, FS: &hookFS{disk, func(o operation, path string) error {
 				if o == opRead && strings.Contains(path, ".sst") {
-					if reads++; reads == k+1 {
+					if reads.Add(1) == int64(k+1) {
 						return syscall.EIO
 					}
 				}
@@ -219,6 +219,7 @@ func third[A, B any](_ A, _ B, err error) error { return err }
 // TestDamagedBlock flips bits all over the tables, one at a time. What is served is
 // right or an error, Check names what cannot be read, and the process lives.
 func TestDamagedBlock(t *testing.T) {
+	unhurried(t)
 	disk := vfs.NewCrashableMem()
 	entries := testEntries(1100)
 	for i := range entries { // so that there are many blocks, of few bytes

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"os"
+	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -144,4 +145,13 @@ func (f *hookFile) SyncTo(n int64) (bool, error) {
 		return false, err
 	}
 	return f.File.SyncTo(n)
+}
+
+// unhurried skips, in the short run with the race detector, a test that starts no goroutine
+// and takes minutes there.
+func unhurried(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("slow with the race detector; make test runs it")
+	}
 }

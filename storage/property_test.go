@@ -36,6 +36,7 @@ type beside struct {
 // TestAgainstModel does at random whatever can be done to a tree, right and wrong, and
 // after each step holds the tree against a model and lets Check read it.
 func TestAgainstModel(t *testing.T) {
+	unhurried(t)
 	const most = 1000
 	entries := testEntries(most)
 	for i := range entries { // some appear twice
