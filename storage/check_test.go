@@ -41,7 +41,7 @@ func TestCheckNames(t *testing.T) {
 		{"entry deleted", id.entry(300), nil, "entry 300", ""},
 		{"first entry deleted", id.entry(0), nil, "entry 0", ""},
 		{"last entry deleted", id.entry(held - 1), nil, "entry 599", ""},
-		{"entry beyond the head", id.entry(held), func([]byte) []byte { return []byte{0, 1} }, "entry 600", ""},
+		{"entry beyond the head", id.entry(held + 1), func([]byte) []byte { return []byte{0, 1} }, "entry 601", ""},
 		{"entry far beyond the head", id.entry(1 << 60), func([]byte) []byte { return []byte{0, 1} }, "entry 1152921504606846976", ""},
 		{"full tile flipped", id.tile(0, 1), flip(100 * HashSize), "tile 0/1", ""},
 		{"full tile shorter", id.tile(0, 1), cut(HashSize), "tile 0/1", ""},

@@ -19,6 +19,8 @@ import (
 type script struct {
 	dir   string
 	steps []step
+	// tables: entries go into tables of their own, as many do.
+	tables bool
 	// long makes it cheaper: of consecutive writes to one file only the first is a moment
 	// to crash at, and only after every eighth crash everything is read and life goes on.
 	long bool
@@ -49,6 +51,16 @@ func lifeOf(db *DB) life {
 func TestCrashAtEveryWrite(t *testing.T) {
 	unhurried(t)
 	t.Run("first tiles", func(t *testing.T) { crashEverywhere(t, vfs.NewCrashableMem(), smallLife()) })
+	t.Run("first tiles, in tables", func(t *testing.T) {
+		s := smallLife()
+		s.tables = true
+		crashEverywhere(t, vfs.NewCrashableMem(), s)
+	})
+	t.Run("third level, in tables", func(t *testing.T) {
+		base, s := bigLife(t)
+		s.tables = true
+		crashEverywhere(t, base, s)
+	})
 	t.Run("third level", func(t *testing.T) {
 		base, s := bigLife(t)
 		crashEverywhere(t, base, s)
@@ -147,6 +159,9 @@ var compact = step{"compact", func(db *DB) error {
 // openOrCreate opens the database of a script, creating it if there is none.
 func (s script) openOrCreate(files vfs.FS) (*DB, error) {
 	o := Options{FS: files}
+	if s.tables {
+		o.manyBytes = 1
+	}
 	switch exists, err := Exists(s.dir, o); {
 	case err != nil:
 		return nil, err
@@ -204,7 +219,9 @@ func crashEverywhere(t *testing.T, base *vfs.MemFS, s script) {
 		}
 		for _, percent := range []int{0, 50} {
 			done := int(acked.Load())
+			cloning.Lock()
 			clone := disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: draw})
+			cloning.Unlock()
 			if err := s.survives(clone, done, lives, !s.long || points%8 == 0); err != nil {
 				t.Errorf("crash %d, %d %% of what was not synced survives, %d steps done, before a change of %s: %v", points, percent, done, path, err)
 			}
@@ -233,11 +250,15 @@ func crashEverywhere(t *testing.T, base *vfs.MemFS, s script) {
 
 // survives opens what a crash left after some steps, and goes on from there.
 func (s script) survives(disk *vfs.MemFS, done int, lives []life, goOn bool) error {
+	s.tables = s.tables && done%2 == 0 // also go on the other way
 	db, err := s.openOrCreate(disk)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
+	if left, err := disk.List(disk.PathJoin(s.dir, incoming)); err != nil || len(left) != 0 {
+		return fmt.Errorf("half a table is left: %v, %w", left, err)
+	}
 	found := lifeOf(db)
 	// The step that was under way has happened, or it has not.
 	next := max(done, 0)

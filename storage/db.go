@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,8 +12,6 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/sstable"
-	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	lru "github.com/hashicorp/golang-lru/v2"
 )
@@ -49,108 +46,28 @@ type Options struct {
 	Fatal func(error)
 	// ReadOnly opens for reading alone; it still needs the lock.
 	ReadOnly bool
+
+	manyBytes int // in tests
 }
 
 // DB is one database: trees by origin. Its methods may be called concurrently; close
 // it only after every reader has stopped.
 type DB struct {
-	pebble *pebble.DB
-	fs     vfs.FS
-	lock   *pebble.Lock
-	logger *slog.Logger
-	fatal  func(error)
-	tiles  *lru.Cache[tileKey, *expandedTile]
+	pebble    *pebble.DB
+	fs        vfs.FS
+	lock      *pebble.Lock
+	dir       string
+	logger    *slog.Logger
+	fatal     func(error)
+	options   *pebble.Options // as Pebble was opened
+	manyBytes int             // from how many bytes on entries get a table of their own
+	tiles     *lru.Cache[tileKey, *expandedTile]
 
 	mu    sync.Mutex // guards trees and the numbering of new ones
 	trees map[string]*Tree
 
 	dead   atomic.Pointer[error] // the first fatal error
 	opened atomic.Bool           // compactions may begin
-}
-
-// Tuned for entries of 0.5 to 5 KB that are written once, in order, and read mostly by
-// bundles of 256; docs/decisions.md has the measurements.
-const (
-	defaultCacheBytes = 64 << 20
-	memTableBytes     = 32 << 20
-	blockBytes        = 32 << 10
-	targetFileBytes   = 64 << 20
-	lastLevel         = 6
-	cachedTiles       = 2048 // expanded, 16 KiB each
-)
-
-func (o Options) pebble(db *DB) *pebble.Options {
-	cacheBytes := o.CacheBytes
-	if cacheBytes == 0 {
-		cacheBytes = defaultCacheBytes
-	}
-	p := &pebble.Options{
-		FS:                          db.fs,
-		CacheSize:                   cacheBytes,
-		ReadOnly:                    o.ReadOnly,
-		FormatMajorVersion:          pebble.FormatTableFormatV6,
-		MemTableSize:                memTableBytes,
-		MemTableStopWritesThreshold: 3,
-		L0CompactionThreshold:       4,
-		L0StopWritesThreshold:       24,
-		LBaseMaxBytes:               256 << 20,
-		MaxOpenFiles:                1000,
-		BytesPerSync:                1 << 20,
-		WALBytesPerSync:             1 << 20,
-		CompactionConcurrencyRange: func() (int, int) {
-			if !db.opened.Load() {
-				return 0, 1 // Open waits for compactions that it begins
-			}
-			return 1, 2
-		},
-		Logger: pebbleLogger{db},
-		EventListener: &pebble.EventListener{
-			BackgroundError: func(err error) {
-				// Damage does not end the process: it would be there after the next start, too.
-				if !pebble.IsCorruptionError(err) {
-					db.fail(err)
-				}
-			},
-			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				db.logger.Error("stored data is damaged; run `understudy check`", "file", info.Path, "error", info.Details)
-			},
-		},
-	}
-	p.Experimental.SpanPolicyFunc = spanPolicy
-	for i := range p.TargetFileSizes {
-		p.TargetFileSizes[i] = targetFileBytes
-	}
-	for i := range p.Levels {
-		p.Levels[i] = pebble.LevelOptions{
-			BlockSize:   blockBytes,
-			Compression: func() *sstable.CompressionProfile { return compressionOf(i) },
-		}
-		p.Levels[i].EnsureL0Defaults()
-	}
-	return p
-}
-
-// compressionOf a level: an entry passes the upper levels soon, and is compressed well once,
-// on its way into the last one.
-func compressionOf(level int) *sstable.CompressionProfile {
-	if level < lastLevel {
-		return block.FastestCompression
-	}
-	return block.ZstdCompression
-}
-
-// spanPolicy ends every file at the end of a table of a tree: entries arrive in order, so a
-// file of entries alone overlaps no other, and is not merged with the hashes that
-// compactions rewrite. Hashes do not compress.
-func spanPolicy(start []byte) (policy pebble.SpanPolicy, end []byte, err error) {
-	policy.PreferFastCompression = start[0] == keyTile || start[0] == keyLeaf
-	switch start[0] {
-	case keyTile, keyLeaf, keyEntry:
-		if len(start) >= 9 {
-			return policy, treeID(binary.BigEndian.Uint64(start[1:9])+1).key(start[0], 9), nil
-		}
-	}
-	return policy, []byte{start[0] + 1}, nil
 }
 
 // Exists says whether dir holds a database.
@@ -226,7 +143,10 @@ func syncDirectory(files vfs.FS, dir string) error {
 }
 
 func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
-	db := &DB{fs: fileSystem(o), logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}}
+	db := &DB{fs: fileSystem(o), dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}}
+	if db.manyBytes = o.manyBytes; db.manyBytes == 0 {
+		db.manyBytes = manyBytes
+	}
 	if db.logger == nil {
 		db.logger = slog.New(slog.DiscardHandler)
 	}
@@ -243,14 +163,16 @@ func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) 
 		}
 	}()
 	p := o.pebble(db)
-	p.Lock, db.lock = lock, lock
+	p.Lock, db.lock, db.options = lock, lock, p
 	mode(p)
 	defer db.recoverFatal(&err)
 	db.pebble, err = pebble.Open(dir, p)
 	switch {
+	case err == nil && o.ReadOnly:
+		return db, nil
 	case err == nil:
 		db.opened.Store(true) // from the next flush on
-		return db, nil
+		return db, db.sweepIncoming()
 	case errors.Is(err, pebble.ErrDBAlreadyExists):
 		return nil, fmt.Errorf("%s: %w", dir, ErrExists)
 	case errors.Is(err, pebble.ErrDBDoesNotExist):
@@ -448,65 +370,4 @@ func get(r pebble.Reader, key []byte) ([]byte, error) {
 	}
 	out := append([]byte(nil), v...)
 	return out, closer.Close()
-}
-
-// fatalError is what Pebble calls Fatalf with, and what Fatalf panics with.
-type fatalError struct {
-	message string
-	cause   error // nil if there was none among the arguments
-}
-
-func (e *fatalError) Error() string { return e.message }
-func (e *fatalError) Unwrap() error { return e.cause }
-
-// fail reports an error after which the process must end.
-func (db *DB) fail(err error) {
-	if !db.dead.CompareAndSwap(nil, &err) {
-		return
-	}
-	db.logger.Error("the disk failed; stopping", "error", err)
-	if db.fatal != nil {
-		db.fatal(err)
-	}
-}
-
-// Err returns the error after which the process must end, or nil.
-func (db *DB) Err() error {
-	if err := db.dead.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-// recoverFatal turns Pebble's Fatalf on this goroutine into an error.
-func (db *DB) recoverFatal(err *error) {
-	switch r := recover().(type) {
-	case nil:
-	case *fatalError:
-		*err = r
-	default:
-		panic(r)
-	}
-}
-
-// pebbleLogger receives Pebble's log lines: progress is dropped, trouble is kept.
-type pebbleLogger struct{ db *DB }
-
-func (l pebbleLogger) Infof(string, ...any) {}
-
-func (l pebbleLogger) Errorf(format string, args ...any) {
-	l.db.logger.Log(context.Background(), slog.LevelError, fmt.Sprintf(format, args...))
-}
-
-// Fatalf is called by Pebble when a WAL or MANIFEST write or sync failed. It must not
-// return.
-func (l pebbleLogger) Fatalf(format string, args ...any) {
-	err := &fatalError{message: fmt.Sprintf(format, args...)}
-	for _, arg := range args {
-		if cause, ok := arg.(error); ok {
-			err.cause = cause
-		}
-	}
-	l.db.fail(err)
-	panic(err)
 }

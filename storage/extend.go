@@ -76,8 +76,13 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 	if old.Evidence != nil {
 		return nil, fmt.Errorf("extend %q: %w", t.origin, ErrQuarantined)
 	}
-	b := t.emptyBatch(entries)
-	edge, err := t.stage(b, old.Head.Size, entries)
+	b := t.db.pebble.NewBatch()
+	defer b.Close()
+	rows := t.prepare(old.Head.Size, entries)
+	defer rows.release()
+	table := t.startTable(rows)
+	defer table.discard()
+	edge, err := t.stage(b, rows)
 	if err != nil {
 		return nil, fmt.Errorf("extend %q: %w", t.origin, err)
 	}
@@ -89,6 +94,9 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 	s, err := old.sealed(next, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("seal size %d: %w", next.Size, err)
+	}
+	if err := table.ingest(); err != nil {
+		return nil, fmt.Errorf("extend %q to size %d: %w", t.origin, next.Size, err)
 	}
 	if err := t.commit(b, s); err != nil {
 		return nil, fmt.Errorf("extend %q to size %d: %w", t.origin, next.Size, err)
@@ -129,45 +137,25 @@ func (s *State) settle() {
 	}
 }
 
-// maxRetainedBatch bounds the memory that a tree keeps for its next batch, in bytes.
-const maxRetainedBatch = 16 << 20
-
-// emptyBatch returns a batch with room for entries. Its buffer is used again and again: to
-// the machine, fresh pages cost more than what is written into them.
-func (t *Tree) emptyBatch(entries [][]byte) *pebble.Batch {
-	if t.batch != nil {
-		t.batch.Reset()
-		return t.batch
-	}
-	size := 64 << 10
-	for _, entry := range entries {
-		size += len(entry) + 64
-	}
-	t.batch = t.db.pebble.NewBatchWithSize(min(size, maxRetainedBatch), pebble.WithMaxRetainedSizeBytes(maxRetainedBatch))
-	return t.batch
-}
-
-// stage puts the rows of new entries into a batch and returns the tree's new border.
-func (t *Tree) stage(b *pebble.Batch, size uint64, entries [][]byte) (edge, error) {
-	g := growth{size: size, edge: t.edge.clone(), put: func(level int, index uint64, raw []byte) error {
+// stage puts rows into a batch, and the tiles that they change, and returns the tree's new
+// border. Entries that go into a table are left out.
+func (t *Tree) stage(b *pebble.Batch, rows *entryRows) (edge, error) {
+	g := growth{size: rows.start, edge: t.edge.clone(), put: func(level int, index uint64, raw []byte) error {
 		return b.Set(t.id.tile(level, index), raw, nil)
 	}}
-	for i, entry := range entries {
-		index := size + uint64(i)
-		op := b.SetDeferred(17, 1+len(entry))
-		copy(op.Key, t.id.entry(index))
-		op.Value[0] = codecPlain
-		copy(op.Value[1:], entry)
-		if err := op.Finish(); err != nil {
-			return nil, err
+	err := rows.each(func(index uint64, hash Hash, stored []byte) error {
+		if !rows.many() {
+			if err := b.Set(t.id.entry(index), stored, nil); err != nil {
+				return err
+			}
 		}
-		hash := LeafHash(entry)
 		if err := b.Set(t.id.leaf(hash, index), nil, nil); err != nil {
-			return nil, err
+			return err
 		}
-		if err := g.add(0, hash); err != nil {
-			return nil, err
-		}
+		return g.add(0, hash)
+	})
+	if err != nil {
+		return nil, err
 	}
 	return g.edge, g.finish()
 }

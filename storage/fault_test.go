@@ -22,6 +22,8 @@ type faults struct {
 	err  error
 }
 
+func (f *faults) String() string { return fmt.Sprintf("%v of %s on %v", f.err, f.path, f.ops) }
+
 func (f *faults) before(o operation, path string) error {
 	if f.on.Load() && slices.Contains(f.ops, o) && strings.Contains(path, f.path) {
 		return f.err
@@ -33,9 +35,7 @@ func (f *faults) before(o operation, path string) error {
 // Fatal, which ends the process; nothing is acknowledged; and opening what is on the
 // disk then recovers.
 func TestFailedWrite(t *testing.T) {
-	entries := testEntries(600)
-	naive := newNaiveTree(entries)
-	for _, f := range []*faults{
+	ordinary := []*faults{
 		{ops: []operation{opWrite}, path: ".log", err: syscall.ENOSPC},
 		{ops: []operation{opWrite}, path: ".log", err: syscall.EIO},
 		{ops: []operation{opSync}, path: ".log", err: syscall.EIO},
@@ -45,49 +45,63 @@ func TestFailedWrite(t *testing.T) {
 		{ops: []operation{opWrite}, path: "MANIFEST", err: syscall.ENOSPC},
 		{ops: []operation{opSync}, path: "MANIFEST", err: syscall.EIO},
 		{ops: []operation{opWrite, opSync, opChange}, path: "", err: syscall.ENOSPC},
-	} {
-		t.Run(fmt.Sprintf("%v of %s on %v", f.err, f.path, f.ops), func(t *testing.T) {
-			disk := vfs.NewCrashableMem()
-			cause := make(chan error, 1)
-			db := createDB(t, Options{FS: &hookFS{disk, f.before}, Fatal: func(err error) {
-				cause <- err
-				select {} // as os.Exit: nothing comes after it on this goroutine
-			}})
-			tree := createTree(t, db, "log")
-			extend(t, tree, entries[:300])
-			acked := tree.State()
-			f.on.Store(true)
-			done := make(chan error, 1)
-			go func() {
-				s, err := tree.Extend(entries[300:], sign("log"))
-				if err == nil {
-					acked = s
-					err = db.pebble.Flush()
-				}
-				done <- err
-			}()
-			select {
-			case err := <-cause:
-				if !errors.Is(err, f.err) {
-					t.Fatalf("Fatal got %v, want %v", err, f.err)
-				}
-			case err := <-done:
-				t.Fatalf("ended with %v, and Fatal was not called", err)
-			}
-			if !errors.Is(db.Err(), f.err) {
-				t.Errorf("Err is %v", db.Err())
-			}
-			if f.path == ".log" && tree.State().Head.Size != 300 {
-				t.Errorf("head is at %d, and the disk has not taken it", tree.State().Head.Size)
-			}
-			if strings.Contains(f.path, ".log") {
-				if err := second(tree.View().Root(301)); !errors.Is(err, ErrNotHeld) {
-					t.Errorf("what was not acknowledged is served: %v", err)
-				}
-			}
-			recovers(t, disk, naive, entries, acked.Head.Size)
-		})
 	}
+	ofTables := append([]*faults{
+		{ops: []operation{opChange}, path: incoming, err: syscall.ENOSPC},
+		{ops: []operation{opWrite}, path: incoming, err: syscall.ENOSPC},
+		{ops: []operation{opSync}, path: incoming, err: syscall.EIO},
+	}, ordinary...)
+	for _, f := range ordinary {
+		t.Run(f.String(), func(t *testing.T) { failedWrite(t, f, 0) })
+	}
+	for _, f := range ofTables {
+		t.Run("in tables, "+f.String(), func(t *testing.T) { failedWrite(t, f, 1) })
+	}
+}
+
+func failedWrite(t *testing.T, f *faults, manyBytes int) {
+	entries := testEntries(600)
+	naive := newNaiveTree(entries)
+	disk := vfs.NewCrashableMem()
+	cause := make(chan error, 1)
+	db := createDB(t, Options{FS: &hookFS{disk, f.before}, manyBytes: manyBytes, Fatal: func(err error) {
+		cause <- err
+		select {} // as os.Exit: nothing comes after it on this goroutine
+	}})
+	tree := createTree(t, db, "log")
+	extend(t, tree, entries[:300])
+	acked := tree.State()
+	f.on.Store(true)
+	defer f.on.Store(false)
+	done := make(chan error, 1)
+	go func() {
+		s, err := tree.Extend(entries[300:], sign("log"))
+		if err == nil {
+			acked = s
+			err = db.pebble.Flush()
+		}
+		done <- err
+	}()
+	select {
+	case err := <-cause:
+		if !errors.Is(err, f.err) {
+			t.Fatalf("Fatal got %v, want %v", err, f.err)
+		}
+	case err := <-done:
+		t.Fatalf("ended with %v, and Fatal was not called", err)
+	}
+	if !errors.Is(db.Err(), f.err) {
+		t.Errorf("Err is %v", db.Err())
+	}
+	if f.path == ".log" && tree.State().Head.Size != 300 {
+		t.Errorf("head is at %d, and the disk has not taken it", tree.State().Head.Size)
+	}
+	if strings.Contains(f.path, ".log") {
+		if err := second(tree.View().Root(301)); !errors.Is(err, ErrNotHeld) {
+			t.Errorf("what was not acknowledged is served: %v", err)
+		}
+	}
+	recovers(t, disk, naive, entries, acked.Head.Size)
 }
 
 // recovers opens what is on the disk, with all that was not synced gone.

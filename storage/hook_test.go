@@ -2,6 +2,7 @@ package storage
 
 import (
 	"os"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -76,8 +77,16 @@ func (h *hookFS) OpenDir(name string) (vfs.File, error) {
 	return h.file(name, func() (vfs.File, error) { return h.FS.OpenDir(name) })
 }
 
+// cloning is held by MemFS.CrashClone and MemFS.Link: at the same time each would wait for
+// the other.
+var cloning sync.Mutex
+
 func (h *hookFS) Link(from, to string) error {
-	return h.change(to, func() error { return h.FS.Link(from, to) })
+	return h.change(to, func() error {
+		cloning.Lock()
+		defer cloning.Unlock()
+		return h.FS.Link(from, to)
+	})
 }
 
 func (h *hookFS) Rename(from, to string) error {

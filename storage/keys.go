@@ -17,7 +17,7 @@ import (
 //	T t <level 1> <index 8>             hash tile: 1 to 256 hashes; grows in place, because a
 //	                                    narrower partial tile is a prefix of a wider one
 //	L t <leaf hash, first 8> <index 8>  leaf index, no value; the tile has the whole hash
-//	e t <index 8>                       entry: codec byte, then the entry
+//	e t <index 8>                       entry: codec byte, then the entry; see codec.go
 const (
 	keyFormat     = 'm'
 	keyOrigin     = 'n'
@@ -35,9 +35,6 @@ const (
 	formatName    = "understudy"
 	formatVersion = 1
 )
-
-// codecPlain is the codec byte of an entry that is stored as it is.
-const codecPlain = 0
 
 type treeID uint64
 

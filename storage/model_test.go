@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -128,13 +129,17 @@ func note(origin string, head Head, signature string, extensions ...string) Chec
 	return Checkpoint{Head: head, Raw: []byte(raw), FirstSeen: start, LastSeen: start}
 }
 
-// testEntries returns n different entries; every seventh is 64 bytes longer than usual.
+// testEntries returns n different entries; every seventh is 64 bytes longer than usual,
+// and every fifth has text in base64, which is stored packed.
 func testEntries(n int) [][]byte {
 	entries := make([][]byte, n)
 	for i := range entries {
 		entries[i] = fmt.Appendf(nil, "entry %d", i)
 		if i%7 == 0 {
 			entries[i] = append(entries[i], make([]byte, 64)...)
+		}
+		if i%5 == 2 {
+			entries[i] = base64.StdEncoding.AppendEncode(append(entries[i], ' '), bytes.Repeat(entries[i], 5))
 		}
 	}
 	return entries

@@ -55,14 +55,16 @@ func (v *View) Entry(index uint64) ([]byte, error) {
 	if err != nil {
 		return nil, v.tree.db.readError(fmt.Sprintf("entry %d", index), err)
 	}
-	return decodeEntry(index, raw)
+	return decodeEntry(nil, index, raw)
 }
 
-func decodeEntry(index uint64, raw []byte) ([]byte, error) {
-	if len(raw) == 0 || raw[0] != codecPlain {
-		return nil, &DamageError{Place: fmt.Sprintf("entry %d", index), Problem: "has an unknown codec"}
+// decodeEntry appends an entry that is stored.
+func decodeEntry(dst []byte, index uint64, stored []byte) ([]byte, error) {
+	entry, err := appendEntry(dst, stored)
+	if err != nil {
+		return nil, &DamageError{Place: fmt.Sprintf("entry %d", index), Problem: "cannot be used: " + err.Error()}
 	}
-	return raw[1:], nil
+	return entry, nil
 }
 
 // readError names what could not be read. A row that must be there and is not is
@@ -109,14 +111,14 @@ func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte)
 	if start == end {
 		return nil
 	}
-	next := start
+	next, entry := start, []byte(nil)
 	place := func() string { return fmt.Sprintf("entry %d", next) }
 	err := v.rows(v.tree.id.entry(start), v.tree.id.entry(end), place, func(key, value []byte) error {
 		if index, err := lastUint64(key); err != nil || index != next {
 			return &DamageError{Place: place(), Problem: "is missing"}
 		}
-		entry, err := decodeEntry(next, value)
-		if err != nil {
+		var err error
+		if entry, err = decodeEntry(entry[:0], next, value); err != nil {
 			return err
 		}
 		if err := yield(next, entry); err != nil {

@@ -1,0 +1,92 @@
+package storage
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// pieceEntries is how many entries are hashed and encoded at a time.
+	pieceEntries = 256
+	// retainedBytes bounds the memory that a tree keeps for its next rows.
+	retainedBytes = 16 << 20
+)
+
+// entryRows are entries on their way into a tree. They are hashed and encoded in the
+// background, on all processors, while the first of them are used.
+type entryRows struct {
+	tree    *Tree
+	start   uint64 // index of the first
+	entries [][]byte
+	bytes   int // of entries
+	hashes  []Hash
+	stored  [][]byte
+	pieces  []chan struct{} // closed when a piece is ready
+	next    atomic.Int64    // piece to begin
+	running sync.WaitGroup
+}
+
+// prepare begins to hash and encode entries. Only one set of rows is in use at a time: they
+// share the tree's memory, because on virtual machines fresh pages cost more than
+// what is written into them.
+func (t *Tree) prepare(start uint64, entries [][]byte) *entryRows {
+	n := len(entries)
+	r := &entryRows{tree: t, start: start, entries: entries, hashes: make([]Hash, n), stored: make([][]byte, n)}
+	for _, entry := range entries {
+		r.bytes += len(entry)
+	}
+	for range (n + pieceEntries - 1) / pieceEntries {
+		r.pieces = append(r.pieces, make(chan struct{}))
+	}
+	for len(t.memory) < len(r.pieces) {
+		t.memory = append(t.memory, nil)
+	}
+	for range min(runtime.GOMAXPROCS(0), len(r.pieces)) {
+		r.running.Go(func() {
+			for i := int(r.next.Add(1) - 1); i < len(r.pieces); i = int(r.next.Add(1) - 1) {
+				r.encode(i)
+			}
+		})
+	}
+	return r
+}
+
+func (r *entryRows) encode(piece int) {
+	memory := r.tree.memory[piece][:0]
+	for i := piece * pieceEntries; i < min((piece+1)*pieceEntries, len(r.entries)); i++ {
+		r.hashes[i] = LeafHash(r.entries[i])
+		at := len(memory)
+		memory = appendStored(memory, r.entries[i])
+		r.stored[i] = memory[at:len(memory):len(memory)]
+	}
+	r.tree.memory[piece] = memory
+	close(r.pieces[piece])
+}
+
+// each calls yield for every row in order, up to the first error.
+func (r *entryRows) each(yield func(index uint64, hash Hash, stored []byte) error) error {
+	for i := range r.entries {
+		if i%pieceEntries == 0 {
+			<-r.pieces[i/pieceEntries]
+		}
+		if err := yield(r.start+uint64(i), r.hashes[i], r.stored[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// many says whether the entries get a table of their own.
+func (r *entryRows) many() bool { return r.bytes >= r.tree.db.manyBytes }
+
+// release ends the use of the rows.
+func (r *entryRows) release() {
+	r.running.Wait()
+	kept := 0
+	for i, memory := range r.tree.memory {
+		if kept += cap(memory); kept > retainedBytes {
+			r.tree.memory[i] = nil
+		}
+	}
+}

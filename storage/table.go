@@ -1,0 +1,89 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// incoming is the folder of the database for tables that are being written. What a crash
+// leaves there is removed by Open.
+const incoming = "incoming"
+
+// entryTable is a table of many entries. It becomes part of the database, durably, before
+// the commit that makes the entries part of the tree: so they take no way through WAL,
+// memtable and compactions. Rows beyond the head are nothing: nobody reads them, and the
+// next Extend writes them anew.
+type entryTable struct {
+	db   *DB
+	path string
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+// startTable begins to write the table of rows. It returns nil, a table of nothing, if they
+// are few: those go into the batch.
+func (t *Tree) startTable(rows *entryRows) *entryTable {
+	if !rows.many() {
+		return nil
+	}
+	name := fmt.Sprintf("entries-%d-%d", t.id, rows.start)
+	table := &entryTable{db: t.db, path: t.db.fs.PathJoin(t.db.dir, incoming, name), done: make(chan struct{})}
+	go func() {
+		defer close(table.done)
+		if table.err = table.write(rows); table.err != nil {
+			table.err = fmt.Errorf("write %s: %w", table.path, table.err)
+		}
+	}()
+	return table
+}
+
+func (e *entryTable) write(rows *entryRows) error {
+	file, err := e.db.fs.Create(e.path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	w := sstable.NewWriter(objstorageprovider.NewFileWritable(file), e.db.options.MakeWriterOptions(lastLevel, e.db.pebble.TableFormat()))
+	err = rows.each(func(index uint64, _ Hash, stored []byte) error {
+		return w.Set(rows.tree.id.entry(index), stored)
+	})
+	return errors.Join(err, w.Close()) // Close syncs
+}
+
+// ingest makes the table a part of the database. If that fails, the process must end.
+func (e *entryTable) ingest() error {
+	if e == nil {
+		return nil
+	}
+	if err := e.db.Err(); err != nil {
+		return err
+	}
+	<-e.done
+	err := e.err
+	if err == nil {
+		err = e.db.pebble.Ingest(context.Background(), []string{e.path})
+	}
+	if err != nil {
+		e.db.fail(err)
+	}
+	return err
+}
+
+// discard removes what was written, unless it is a part of the database.
+func (e *entryTable) discard() {
+	if e == nil {
+		return
+	}
+	<-e.done
+	_ = e.db.fs.Remove(e.path) // Open removes what is left
+}
+
+// sweepIncoming removes what a crash left of tables that were being written.
+func (db *DB) sweepIncoming() error {
+	dir := db.fs.PathJoin(db.dir, incoming)
+	return errors.Join(db.fs.RemoveAll(dir), db.fs.MkdirAll(dir, 0o755))
+}
