@@ -4,8 +4,9 @@
 // A mirror is a log that someone else signs, so both are one [Tree], and a tree
 // grows in one way: [Tree.Extend] computes the next tree, asks a seal for the
 // signed checkpoint that the next tree equals or provably precedes, and commits
-// entries, hash tiles, leaf index, proof and head in one synced batch. What the
-// package promises:
+// entries, hash tiles, leaf index, proof and head in one synced batch. (Many entries
+// are made durable as a table before that batch; until it is committed they are no
+// part of the tree.) What the package promises:
 //
 //   - an entry is visible only together with the proof that ties it to a checkpoint;
 //   - what a call returned as done survives any crash;

@@ -65,7 +65,8 @@ func verifyPrecedes(head, next Head, hashes []Hash) error {
 // Extend appends entries and returns the new state once it is durable. It computes the
 // next head and calls seal with it; seal does no I/O, returns the checkpoint that next
 // equals or precedes, and refuses by returning an error. Entries, tiles, index, proof
-// and head go into one synced batch: all of it is there after a crash, or nothing.
+// and head go into one synced batch: all of it is there after a crash, or nothing. Many
+// entries are made durable before that batch, as rows that are no part of the tree yet.
 //
 // Extend verifies the proof of the seal, never a signature. The entries are not kept.
 func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *State, err error) {
