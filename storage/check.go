@@ -72,6 +72,13 @@ type checker struct {
 	secret [16]byte
 	// Fingerprints of the set of leaf rows: as it should be, and as it is.
 	want, have fingerprint
+	run        run
+}
+
+// run is entries [start, end) that share one problem, the one of that number.
+type run struct {
+	number     int
+	start, end uint64
 }
 
 // records are the rows of a state, but for its checkpoints.
@@ -185,7 +192,8 @@ func (c *checker) entries(ctx context.Context) error {
 }
 
 // rebuild adds the entries [start, end). A missing entry is reported and replaced by
-// its leaf hash, so that what follows is still checked.
+// its leaf hash, so that what follows is still checked. Entries in a row with the same
+// problem, such as those of a damaged block, are one problem.
 func (c *checker) rebuild(g *growth, start, end uint64) error {
 	for g.size < end {
 		err := c.Entries(g.size, end, func(_ uint64, entry []byte) error {
@@ -195,7 +203,7 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 		if err == nil {
 			return nil
 		}
-		if err := c.note(err); err != nil {
+		if err := c.lost(g.size, err); err != nil {
 			return err
 		}
 		hash, err := c.LeafHash(g.size)
@@ -207,6 +215,20 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 		}
 	}
 	return nil
+}
+
+// lost notes that an entry cannot be had.
+func (c *checker) lost(index uint64, err error) error {
+	var damage *DamageError
+	if r := &c.run; errors.As(err, &damage) && r.end == index && r.number < len(c.report.Problems) {
+		if last := &c.report.Problems[r.number]; last.Problem == damage.Problem {
+			r.end++
+			last.Place = fmt.Sprintf("each of the entries %d to %d", r.start, index)
+			return nil
+		}
+	}
+	c.run = run{number: len(c.report.Problems), start: index, end: index + 1}
+	return c.note(err)
 }
 
 func (c *checker) addLeaf(g *growth, hash Hash) error {

@@ -185,14 +185,24 @@ func TestCheckOptions(t *testing.T) {
 	if err != nil || !report.SignaturesChecked || len(report.Problems) != 3 || report.Checkpoints != 2 {
 		t.Errorf("a forged checkpoint of two: %+v, %v; want it named in the archive, as pending and as mirror checkpoint", report, err)
 	}
-	for i := range 5 {
-		tamper(t, tree.db, tree.id.entry(uint64(i)), nil)
+	for _, i := range []uint64{0, 2, 4} {
+		tamper(t, tree.db, tree.id.entry(i), nil)
 	}
 	if report, err = tree.Check(ctx, CheckOptions{MaxProblems: 2}); err != nil || len(report.Problems) != 2 || report.SignaturesChecked {
 		t.Errorf("two problems at most: %+v, %v", report, err)
 	}
-	if report, err = tree.Check(ctx, CheckOptions{}); err != nil || len(report.Problems) != 5 || report.Entries != 0 {
-		t.Errorf("five entries are missing: %+v, %v", report, err)
+	if report, err = tree.Check(ctx, CheckOptions{}); err != nil || len(report.Problems) != 3 || report.Entries != 2 {
+		t.Errorf("three entries are missing: %+v, %v", report, err)
+	}
+	tamper(t, tree.db, tree.id.entry(1), func([]byte) []byte { return nil })
+	tamper(t, tree.db, tree.id.entry(3), nil)
+	want := []DamageError{
+		{"entry 0", "is missing"},
+		{"entry 1", "cannot be used: " + errStored.Error()},
+		{"each of the entries 2 to 4", "is missing"},
+	}
+	if report, err = tree.Check(ctx, CheckOptions{}); err != nil || !slices.Equal(report.Problems, want) || report.Entries != 0 {
+		t.Errorf("five entries cannot be had: %+v, %v, want %v", report, err, want)
 	}
 	cancel()
 	if _, err = tree.Check(ctx, CheckOptions{}); !errors.Is(err, context.Canceled) {

@@ -68,6 +68,8 @@ type DB struct {
 
 	dead   atomic.Pointer[error] // the first fatal error
 	opened atomic.Bool           // compactions may begin
+
+	damaged sync.Map // paths of files whose damage was logged
 }
 
 // Exists says whether dir holds a database.

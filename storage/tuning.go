@@ -54,6 +54,9 @@ func (o Options) pebble(db *DB) *pebble.Options {
 				}
 			},
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				if _, known := db.damaged.LoadOrStore(info.Path, true); known {
+					return // it is met at every read
+				}
 				db.logger.Error("stored data is damaged; run `understudy check`", "file", info.Path, "error", info.Details)
 			},
 		},

@@ -74,6 +74,9 @@ func (db *DB) readError(place string, err error) error {
 	case errors.Is(err, pebble.ErrNotFound):
 		return &DamageError{Place: place, Problem: "is missing"}
 	case pebble.IsCorruptionError(err):
+		if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
+			err = fmt.Errorf("%s: %w", info.Path, info.Details)
+		}
 		return &DamageError{Place: place, Problem: "cannot be read: " + err.Error()}
 	}
 	err = fmt.Errorf("read %s: %w", place, err)
