@@ -3,6 +3,7 @@ package mirror_test
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -190,8 +191,43 @@ func transports() []fault {
 		{name: "404", make: plain(synthetic.Status(404)), reason: mirror.ProblemRefused},
 		{name: "429", make: plain(synthetic.Throttle(40 * time.Second)), reason: mirror.ProblemRefused, heals: 40 * time.Second},
 		{name: "redirect loop", make: plain(synthetic.RedirectLoop()), reason: mirror.ProblemUnreachable},
-		{name: "wrong encoding", make: plain(synthetic.WrongEncoding()), reason: mirror.ProblemUnreachable},
+		{name: "wrong encoding", make: plain(synthetic.WrongEncoding()), reason: mirror.ProblemMalformed},
+		{name: "unknown encoding", make: plain(encoded("br")), reason: mirror.ProblemMalformed},
+		{name: "truncated gzip", make: plain(func(q synthetic.Request, a *synthetic.Answer) {
+			encoded("gzip")(q, a)
+			synthetic.Truncate()(q, a)
+		}), reason: mirror.ProblemMalformed},
+		{name: "gzip cut off", make: plain(func(q synthetic.Request, a *synthetic.Answer) {
+			encoded("gzip")(q, a)
+			synthetic.CutOff()(q, a)
+		}), reason: mirror.ProblemUnreachable},
 	}
+}
+
+// encoded packs the body with gzip and gives it a content encoding.
+func encoded(as string) synthetic.Fault {
+	return func(_ synthetic.Request, a *synthetic.Answer) {
+		var packed bytes.Buffer
+		w := gzip.NewWriter(&packed)
+		w.Write(a.Body)
+		w.Close()
+		a.Body = packed.Bytes()
+		a.Header.Set("Content-Encoding", as)
+	}
+}
+
+// TestGzip: an upstream that packs its answers is mirrored like any other.
+func TestGzip(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWatched(t)
+		w.log.Grow(1000)
+		w.log.Misbehave(encoded("GZIP"))
+		w.start()
+		w.run()
+		defer w.close()
+		w.settle(time.Minute)
+		w.wantHeld(1000)
+	})
 }
 
 func faults() []fault {

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -228,6 +229,7 @@ func (t *tiles) getOnce(ctx context.Context, kind, path string, limit int64) (_ 
 		return nil, err
 	}
 	req.Header.Set("User-Agent", t.userAgent)
+	req.Header.Set("Accept-Encoding", "gzip") // unpacked by readAll: net/http would not tell a broken answer from a broken connection
 	resp, err := t.client.Do(req)
 	if err != nil {
 		return nil, unreachable(err)
@@ -237,19 +239,27 @@ func (t *tiles) getOnce(ctx context.Context, kind, path string, limit int64) (_ 
 	if code != http.StatusOK {
 		return nil, &StatusError{Code: code, After: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	}
-	if enc := resp.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
-		return nil, &FormatError{fmt.Sprintf("answer has the content encoding %q, which was not asked for", enc)}
-	}
-	raw, err := readAll(resp, limit)
-	if err != nil {
-		return nil, err
-	}
-	return raw, nil
+	return readAll(resp, limit)
 }
 
+// readAll reads an answer of at most limit bytes, unpacked. What breaks on the way is
+// upstream out of reach; what arrives and cannot be unpacked is malformed.
 func readAll(resp *http.Response, limit int64) ([]byte, error) {
-	buf := make([]byte, 0, max(512, min(resp.ContentLength+1, limit+1)))
-	body := io.LimitReader(resp.Body, limit+1)
+	wire := &wireReader{Reader: resp.Body}
+	body, size := io.Reader(wire), resp.ContentLength
+	switch encoding := resp.Header.Get("Content-Encoding"); strings.ToLower(encoding) {
+	case "", "identity":
+	case "gzip":
+		unpacked, err := gzip.NewReader(wire)
+		if err != nil {
+			return nil, wire.blame(err)
+		}
+		body, size = unpacked, -1
+	default:
+		return nil, &FormatError{fmt.Sprintf("answer has the content encoding %q, which was not asked for: look at what stands between here and the log", encoding)}
+	}
+	buf := make([]byte, 0, max(512, min(size+1, limit+1)))
+	body = io.LimitReader(body, limit+1)
 	for {
 		n, err := body.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
@@ -257,7 +267,7 @@ func readAll(resp *http.Response, limit int64) ([]byte, error) {
 			break
 		}
 		if err != nil {
-			return nil, unreachable(err)
+			return nil, wire.blame(err)
 		}
 		if len(buf) == cap(buf) {
 			buf = append(buf, 0)[:len(buf)]
@@ -267,6 +277,28 @@ func readAll(resp *http.Response, limit int64) ([]byte, error) {
 		return nil, &FormatError{fmt.Sprintf("answer is longer than %d bytes", limit)}
 	}
 	return buf, nil
+}
+
+// wireReader remembers whether what it reads from broke.
+type wireReader struct {
+	io.Reader
+	err error
+}
+
+func (w *wireReader) Read(p []byte) (int, error) {
+	n, err := w.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		w.err = err
+	}
+	return n, err
+}
+
+// blame returns why reading and unpacking ended with err.
+func (w *wireReader) blame(err error) error {
+	if w.err != nil {
+		return unreachable(w.err)
+	}
+	return &FormatError{fmt.Sprintf("answer says that it is gzip, but cannot be unpacked (%v): look at what stands between here and the log", err)}
 }
 
 // unreachable drops the method and URL that net/http puts in front of a cause: the
