@@ -128,6 +128,7 @@ func (m *Mirror) Tree() *storage.Tree { return m.tree }
 // longer be read or written.
 func (m *Mirror) Run(ctx context.Context, keys []trust.Key) error {
 	m.keys = keys
+	m.keyed()
 	defer m.ahead.reset()
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = min(500*time.Millisecond, m.cfg.Poll), maxBackoff

@@ -396,3 +396,37 @@ func TestWatchCheckpoints(t *testing.T) {
 		}
 	})
 }
+
+// TestUnkeyed: a log without a key says so, until it is followed; a quarantine matters more.
+func TestUnkeyed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, synthetic.Options{})
+		s.log.Grow(1000)
+		s.start()
+		s.mirror.Unkeyed(errors.New("no key"))
+		since := time.Now()
+		time.Sleep(time.Minute)
+		s.mirror.Unkeyed(errors.New("still no key"))
+		if p := s.mirror.Status().Problem; p == nil || p.Reason != mirror.ProblemKey || p.Text != "still no key" || !p.Since.Equal(since) {
+			t.Errorf("without a key: %+v", p)
+		}
+		s.log.Misbehave(synthetic.On(synthetic.Bundle, synthetic.Hang()))
+		s.run()
+		s.settle(time.Second)
+		if p := s.mirror.Status().Problem; p != nil {
+			t.Errorf("in the first round: %+v", p)
+		}
+		s.log.Misbehave()
+		s.settle(2 * time.Minute)
+		s.wantHeld(1000)
+		fork := s.log.Fork(900, synthetic.Tiny(2))
+		fork.Grow(1000)
+		s.log.Misbehave(synthetic.Equivocate(fork))
+		s.settle(2 * poll)
+		s.mirror.Unkeyed(errors.New("no key"))
+		if p := s.mirror.Status().Problem; p == nil || p.Reason != mirror.ProblemFork {
+			t.Errorf("quarantined: %+v", p)
+		}
+		s.close()
+	})
+}

@@ -28,6 +28,7 @@ const (
 	ProblemRollback     = "rollback"
 	ProblemFork         = "fork"
 	ProblemStorage      = "storage"
+	ProblemKey          = "key" // the log's key is not known, so nothing can be verified
 )
 
 func problemReason(err error) string {
@@ -132,6 +133,26 @@ func (m *Mirror) note(err error) {
 	m.problem = p
 }
 
+// Unkeyed tells the status why Run cannot be called: the log's key is not known. Run ends
+// that problem.
+func (m *Mirror) Unkeyed(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	since := time.Now()
+	if m.problem != nil {
+		since = m.problem.Since
+	}
+	m.problem = &Problem{Reason: ProblemKey, Text: err.Error(), Since: since}
+}
+
+func (m *Mirror) keyed() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.problem != nil && m.problem.Reason == ProblemKey {
+		m.problem = nil
+	}
+}
+
 // progress measures a catch-up.
 type progress struct {
 	samples []sample // the last commits, oldest first
@@ -231,11 +252,11 @@ func (m *Mirror) Status() Status {
 	defer m.mu.Unlock()
 	rate, left := m.rateLocked(s)
 	st.EntriesPerSecond, st.SecondsLeft = rate, left.Seconds()
-	if m.problem != nil {
+	if s.Evidence != nil {
+		st.Problem = &Problem{Reason: ProblemFork, Text: "quarantined: " + s.Evidence.Reason, Since: s.Evidence.At}
+	} else if m.problem != nil {
 		p := *m.problem
 		st.Problem = &p
-	} else if s.Evidence != nil {
-		st.Problem = &Problem{Reason: ProblemFork, Text: "quarantined: " + s.Evidence.Reason, Since: s.Evidence.At}
 	}
 	return st
 }

@@ -39,44 +39,17 @@ type follower struct {
 	mirror *mirror.Mirror // nil if its tree is damaged
 	keys   []trust.Key    // none as long as they are not known
 
-	mu      sync.Mutex      // guards problem
-	problem *mirror.Problem // why it is not followed at all; the mirror knows the rest
-}
-
-// problemKey is the reason of a log that has no key.
-const problemKey = "key"
-
-func (f *follower) fail(reason string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	since := time.Now()
-	if f.problem != nil {
-		since = f.problem.Since
-	}
-	f.problem = &mirror.Problem{Reason: reason, Text: err.Error(), Since: since}
-}
-
-func (f *follower) heal() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.problem = nil
+	damage *mirror.Problem // why there is no mirror; a mirror knows its problems itself
 }
 
 func (f *follower) status() mirror.Status {
-	s := mirror.Status{
-		Name: f.config.Name, Origin: f.config.Origin, OriginHash: mirror.OriginHash(f.config.Origin),
-		URL: f.config.URL, Coverage: f.config.Coverage,
-	}
 	if f.mirror != nil {
-		s = f.mirror.Status()
+		return f.mirror.Status()
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.problem != nil {
-		problem := *f.problem
-		s.Problem = &problem
+	return mirror.Status{
+		Name: f.config.Name, Origin: f.config.Origin, OriginHash: mirror.OriginHash(f.config.Origin),
+		URL: f.config.URL, Coverage: f.config.Coverage, Problem: f.damage,
 	}
-	return s
 }
 
 // newDaemon opens the tree of every configured log.
@@ -111,7 +84,7 @@ func (d *daemon) newFollower(log LogConfig, metrics *mirror.Metrics) (*follower,
 	}
 	if err != nil {
 		d.logger.Error("this log is not served: its stored tree is damaged; run \"understudy check\" and restore a backup", "log", log.Name, "error", err)
-		f.fail(mirror.ProblemStorage, err)
+		f.damage = &mirror.Problem{Reason: mirror.ProblemStorage, Text: err.Error(), Since: time.Now()}
 		return f, nil
 	}
 	f.mirror, err = mirror.New(mirror.Config{
@@ -130,10 +103,9 @@ func (d *daemon) newFollower(log LogConfig, metrics *mirror.Metrics) (*follower,
 func (d *daemon) findKeys(f *follower) {
 	var err error
 	if f.keys, err = d.keys.keys(f.config.Origin); err == nil {
-		f.heal()
 		return
 	}
-	f.fail(problemKey, err)
+	f.mirror.Unkeyed(err)
 	if d.keys.root != nil {
 		d.logger.Error("this log is not followed; what is held stays served", "log", f.config.Name, "error", err)
 	}
@@ -208,7 +180,7 @@ func (d *daemon) follow(ctx context.Context) {
 	}
 	err := d.keys.fetch(ctx, d.config.tufDir(), d.logger, func(err error) {
 		for _, f := range waiting {
-			f.fail(problemKey, err)
+			f.mirror.Unkeyed(err)
 		}
 	})
 	if err != nil {
@@ -226,7 +198,6 @@ func (d *daemon) follow(ctx context.Context) {
 func (d *daemon) runMirror(ctx context.Context, f *follower) {
 	if err := f.mirror.Run(ctx, f.keys); err != nil {
 		d.logger.Error("this log is not followed any more; what can be read stays served: run \"understudy check\"", "log", f.config.Name, "error", err)
-		f.fail(mirror.ProblemStorage, err)
 	}
 }
 

@@ -5,22 +5,29 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/understudy-log/understudy/cmd/internal/rest"
 	"github.com/understudy-log/understudy/cmd/internal/rpc"
+	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
+	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -59,9 +66,10 @@ func TestKeyComesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	late, unlisted := d.logs[0], d.logs[1]
-	if p := late.status().Problem; p == nil || p.Reason != problemKey {
+	if p := late.status().Problem; p == nil || p.Reason != mirror.ProblemKey {
 		t.Errorf("before: %+v", p)
 	}
+	wantListed(t, d, "late", "no key is known for")
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { d.follow(ctx) })
@@ -83,8 +91,47 @@ func TestKeyComesLate(t *testing.T) {
 	if p := unlisted.status().Problem; p == nil || !strings.Contains(p.Text, "the public trusted root lists no key") {
 		t.Errorf("unlisted: %+v", p)
 	}
+	wantListed(t, d, "late", "")
+	wantListed(t, d, "unlisted", "the public trusted root lists no key")
 	stop()
 	running.Wait()
+}
+
+// wantListed demands that /logs and ListLogs say why a log is not followed.
+func wantListed(t *testing.T, d *daemon, name, problem string) {
+	t.Helper()
+	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors(), Logger: d.logger, Registerer: prometheus.NewRegistry()})
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", "/logs", nil))
+	var logs []mirror.Status
+	if err := json.Unmarshal(w.Body.Bytes(), &logs); err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range logs {
+		if p := log.Problem; log.Name == name && (p == nil) != (problem == "") || p != nil && log.Name == name && (p.Reason != "key" || !strings.Contains(p.Text, problem)) {
+			t.Errorf("/logs: problem of %s is %+v, want %q", name, p, problem)
+		}
+	}
+
+	l := bufconn.Listen(1 << 16)
+	server := rpc.NewServer(d.mirrors(), d.logger)
+	go server.Serve(l)
+	defer server.Stop()
+	conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answer, err := understudyv1.NewLogServiceClient(conn).ListLogs(t.Context(), &understudyv1.ListLogsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range answer.GetLogs() {
+		if got := log.GetProblem(); log.GetName() == name && ((got == "") != (problem == "") || !strings.Contains(got, problem)) {
+			t.Errorf("ListLogs: problem of %s is %q, want %q", name, got, problem)
+		}
+	}
 }
 
 // trustedRootListing is a TrustedRoot that lists a log.
