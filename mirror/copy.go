@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/understudy-log/understudy/storage"
@@ -16,18 +17,17 @@ const (
 	chunkBundles = 16               // bundles in one commit
 	chunkBytes   = 16 << 20         // a commit ends early at this many bytes
 	aheadBundles = 4 * chunkBundles // bundles asked for before they are needed
-	aheadBytes   = 64 << 20         // of bundles waiting for their commit, about
+	aheadBytes   = 64 << 20         // of bundles being read or waiting for their commit
 )
 
 // ahead fetches bundles before they are needed, in parallel. It is used by one
 // goroutine.
 type ahead struct {
 	source  *tiles
-	slots   chan struct{}
+	flight  *flight
+	typical atomic.Int64 // bytes to expect of a bundle
 	futures map[bundleID]*future
 	running sync.WaitGroup
-	ctx     context.Context // of the requests under way
-	cancel  context.CancelFunc
 }
 
 type bundleID struct {
@@ -36,23 +36,35 @@ type bundleID struct {
 }
 
 type future struct {
+	cancel  context.CancelFunc
 	done    chan struct{}
 	entries [][]byte
 	err     error
+	share   share // of the bytes of entries; nothing after an error
 }
 
 func newAhead(source *tiles) *ahead {
-	return &ahead{source: source, slots: make(chan struct{}, parallel), futures: map[bundleID]*future{}}
+	return &ahead{source: source, flight: newFlight(parallel, aheadBytes), futures: map[bundleID]*future{}}
 }
 
 // reset forgets every bundle, and waits until no request is under way.
 func (a *ahead) reset() {
-	if a.cancel != nil {
-		a.cancel()
-		a.cancel = nil
+	for _, f := range a.futures {
+		f.cancel()
 	}
 	a.running.Wait()
-	clear(a.futures)
+	for id := range a.futures {
+		a.forget(id)
+	}
+}
+
+// forget ends the fetching of a bundle.
+func (a *ahead) forget(id bundleID) {
+	f := a.futures[id]
+	f.cancel()
+	<-f.done
+	f.share.free()
+	delete(a.futures, id)
 }
 
 // want starts fetching a bundle unless that is under way.
@@ -60,33 +72,46 @@ func (a *ahead) want(ctx context.Context, id bundleID) {
 	if a.futures[id] != nil {
 		return
 	}
-	if a.cancel == nil {
-		a.ctx, a.cancel = context.WithCancel(ctx)
-	}
-	f := &future{done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(ctx)
+	f := &future{cancel: cancel, done: make(chan struct{}), share: share{flight: a.flight, bundle: id.index}}
 	a.futures[id] = f
-	ctx = a.ctx
 	a.running.Go(func() {
 		defer close(f.done)
-		select {
-		case a.slots <- struct{}{}:
-			defer func() { <-a.slots }()
-			f.entries, f.err = a.source.entries(ctx, id.index, id.width)
-		case <-ctx.Done():
-			f.err = ctx.Err()
+		if f.entries, f.err = a.fetch(ctx, id, &f.share); f.err != nil {
+			f.share.free()
 		}
 	})
 }
 
+// fetch reads a bundle once there is room for one of the size to expect.
+func (a *ahead) fetch(ctx context.Context, id bundleID, s *share) ([][]byte, error) {
+	expected := int(a.typical.Load())
+	if err := a.flight.take(ctx, id.index, 1, expected); err != nil {
+		return nil, err
+	}
+	defer a.flight.give(1, 0)
+	s.bytes = expected
+	entries, err := a.source.entries(ctx, id.index, id.width, s)
+	if err == nil {
+		size := 0
+		for _, e := range entries {
+			size += 2 + len(e)
+		}
+		a.typical.Store(int64(size + size/8))
+	}
+	return entries, err
+}
+
 // take waits for a bundle and forgets it.
 func (a *ahead) take(ctx context.Context, id bundleID) ([][]byte, error) {
+	a.flight.need(id.index)
 	f := a.futures[id]
 	select {
 	case <-f.done:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	delete(a.futures, id)
+	a.forget(id)
 	return f.entries, f.err
 }
 
@@ -95,24 +120,9 @@ func (a *ahead) take(ctx context.Context, id bundleID) ([][]byte, error) {
 func (a *ahead) prune(held, size uint64) {
 	for id := range a.futures {
 		if id.index < held/bundleWidth || id != bundleAt(id.index*bundleWidth, size) {
-			delete(a.futures, id)
+			a.forget(id)
 		}
 	}
-}
-
-// waiting returns the bytes fetched and not yet taken.
-func (a *ahead) waiting() int {
-	n := 0
-	for _, f := range a.futures {
-		select {
-		case <-f.done:
-			for _, e := range f.entries {
-				n += len(e)
-			}
-		default:
-		}
-	}
-	return n
 }
 
 // bundleAt returns the bundle that holds an index in a tree of the given size.
@@ -156,12 +166,10 @@ func (m *Mirror) copyChunk(ctx context.Context, s *storage.State) error {
 func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, error) {
 	at, size, chunk := s.Head.Size, s.Pending.Size, 0
 	m.ahead.prune(at, size)
-	if m.ahead.waiting() < aheadBytes {
-		for i, bundles := at, 0; i < size && bundles < aheadBundles; bundles++ {
-			id := bundleAt(i, size)
-			m.ahead.want(ctx, id)
-			i = (id.index + 1) * bundleWidth
-		}
+	for i, bundles := at, 0; i < size && bundles < aheadBundles; bundles++ {
+		id := bundleAt(i, size)
+		m.ahead.want(ctx, id)
+		i = (id.index + 1) * bundleWidth
 	}
 	var entries [][]byte
 	for bundles := 0; at < size && bundles < chunkBundles && chunk < chunkBytes; bundles++ {

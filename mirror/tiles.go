@@ -67,9 +67,7 @@ func newTiles(cfg Config, answered func(bool)) (*tiles, error) {
 	}
 	client := cfg.HTTPClient
 	if client == nil {
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.MaxIdleConnsPerHost = parallel
-		client = &http.Client{Transport: transport, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+		client = &http.Client{Transport: newTransport(), CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 			if len(via) > 3 {
 				return errors.New("more than 3 redirects")
 			}
@@ -86,6 +84,15 @@ func newTiles(cfg Config, answered func(bool)) (*tiles, error) {
 	}, nil
 }
 
+// newTransport keeps enough connections for the requests under way, and little of answers
+// that nobody reads yet.
+func newTransport() *http.Transport {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.MaxIdleConnsPerHost = parallel
+	t.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 1 << 20}
+	return t
+}
+
 func userAgent(contact string) string {
 	version := "devel"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
@@ -100,7 +107,7 @@ func userAgent(contact string) string {
 
 // checkpoint reads the signed note.
 func (t *tiles) checkpoint(ctx context.Context) ([]byte, error) {
-	raw, err := t.get(ctx, "checkpoint", "/checkpoint", maxCheckpoint)
+	raw, err := t.get(ctx, "checkpoint", "/checkpoint", maxCheckpoint, nil)
 	if err != nil {
 		return nil, fmt.Errorf("read checkpoint: %w", err)
 	}
@@ -110,7 +117,7 @@ func (t *tiles) checkpoint(ctx context.Context) ([]byte, error) {
 // tile reads width hashes of a hash tile.
 func (t *tiles) tile(ctx context.Context, level int, index uint64, width int) ([]byte, error) {
 	name := fmt.Sprintf("tile/%d/%s", level, tilePath(index))
-	raw, err := t.partial(ctx, "tile", name, width, maxTile)
+	raw, err := t.partial(ctx, "tile", name, width, maxTile, nil)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
@@ -120,10 +127,10 @@ func (t *tiles) tile(ctx context.Context, level int, index uint64, width int) ([
 	return raw[:width*storage.HashSize], nil
 }
 
-// entries reads the first width entries of a bundle.
-func (t *tiles) entries(ctx context.Context, index uint64, width int) ([][]byte, error) {
+// entries reads the first width entries of a bundle. Its bytes come out of s.
+func (t *tiles) entries(ctx context.Context, index uint64, width int, s *share) ([][]byte, error) {
 	name := "tile/entries/" + tilePath(index)
-	raw, err := t.partial(ctx, "entries", name, width, maxBundle)
+	raw, err := t.partial(ctx, "entries", name, width, maxBundle, s)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
@@ -138,13 +145,13 @@ func (t *tiles) entries(ctx context.Context, index uint64, width int) ([][]byte,
 // gone.
 // SPEC: tlog-tiles, Partial Tiles: logs "MAY delete any partial tile once the
 // corresponding full tile is [...] available".
-func (t *tiles) partial(ctx context.Context, kind, name string, width int, limit int64) ([]byte, error) {
+func (t *tiles) partial(ctx context.Context, kind, name string, width int, limit int64, s *share) ([]byte, error) {
 	if width == bundleWidth {
-		return t.get(ctx, kind, "/"+name, limit)
+		return t.get(ctx, kind, "/"+name, limit, s)
 	}
-	raw, err := t.get(ctx, kind, fmt.Sprintf("/%s.p/%d", name, width), limit)
+	raw, err := t.get(ctx, kind, fmt.Sprintf("/%s.p/%d", name, width), limit, s)
 	if isGone(err) {
-		if full, fullErr := t.get(ctx, kind, "/"+name, limit); fullErr == nil {
+		if full, fullErr := t.get(ctx, kind, "/"+name, limit, s); fullErr == nil {
 			return full, nil
 		}
 	}
@@ -191,9 +198,9 @@ func tilePath(index uint64) string {
 
 // get reads one resource of at most limit bytes, within the budget. It tries again a few
 // times after what may pass.
-func (t *tiles) get(ctx context.Context, kind, path string, limit int64) ([]byte, error) {
+func (t *tiles) get(ctx context.Context, kind, path string, limit int64, s *share) ([]byte, error) {
 	for try := 1; ; try++ {
-		raw, err := t.getOnce(ctx, kind, path, limit)
+		raw, err := t.getOnce(ctx, kind, path, limit, s)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -216,7 +223,7 @@ func passing(err error) bool {
 	return errors.As(err, &status) && status.Code >= 500 && status.After == 0
 }
 
-func (t *tiles) getOnce(ctx context.Context, kind, path string, limit int64) (_ []byte, err error) {
+func (t *tiles) getOnce(ctx context.Context, kind, path string, limit int64, s *share) (_ []byte, err error) {
 	if err := t.budget.Wait(ctx); err != nil {
 		return nil, err
 	}
@@ -239,12 +246,12 @@ func (t *tiles) getOnce(ctx context.Context, kind, path string, limit int64) (_ 
 	if code != http.StatusOK {
 		return nil, &StatusError{Code: code, After: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())}
 	}
-	return readAll(resp, limit)
+	return readAll(ctx, resp, limit, s)
 }
 
-// readAll reads an answer of at most limit bytes, unpacked. What breaks on the way is
-// upstream out of reach; what arrives and cannot be unpacked is malformed.
-func readAll(resp *http.Response, limit int64) ([]byte, error) {
+// readAll reads an answer of at most limit bytes, unpacked, into bytes of s. What breaks on
+// the way is upstream out of reach; what arrives and cannot be unpacked is malformed.
+func readAll(ctx context.Context, resp *http.Response, limit int64, s *share) ([]byte, error) {
 	wire := &wireReader{Reader: resp.Body}
 	body, size := io.Reader(wire), resp.ContentLength
 	switch encoding := resp.Header.Get("Content-Encoding"); strings.ToLower(encoding) {
@@ -258,25 +265,28 @@ func readAll(resp *http.Response, limit int64) ([]byte, error) {
 	default:
 		return nil, &FormatError{fmt.Sprintf("answer has the content encoding %q, which was not asked for: look at what stands between here and the log", encoding)}
 	}
-	buf := make([]byte, 0, max(512, min(size+1, limit+1)))
-	body = io.LimitReader(body, limit+1)
-	for {
+	if size < 0 && s != nil {
+		size = int64(s.bytes)
+	}
+	var buf []byte
+	for int64(len(buf)) <= limit {
+		if len(buf) == cap(buf) {
+			room := min(max(512, size+1, 2*int64(cap(buf))), limit+1)
+			if err := s.grow(ctx, int(room)); err != nil {
+				return nil, unreachable(err)
+			}
+			buf = append(make([]byte, 0, room), buf...)
+		}
 		n, err := body.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+n]
 		if err == io.EOF {
-			break
+			return buf, nil
 		}
 		if err != nil {
 			return nil, wire.blame(err)
 		}
-		if len(buf) == cap(buf) {
-			buf = append(buf, 0)[:len(buf)]
-		}
 	}
-	if int64(len(buf)) > limit {
-		return nil, &FormatError{fmt.Sprintf("answer is longer than %d bytes", limit)}
-	}
-	return buf, nil
+	return nil, &FormatError{fmt.Sprintf("answer is longer than %d bytes", limit)}
 }
 
 // wireReader remembers whether what it reads from broke.
