@@ -14,9 +14,10 @@ import (
 
 const (
 	parallel     = 16               // requests under way at once
-	chunkBundles = 16               // bundles in one commit
-	chunkBytes   = 16 << 20         // a commit ends early at this many bytes
-	aheadBundles = 4 * chunkBundles // bundles asked for before they are needed
+	chunkBundles = 32               // bundles in one commit: each is a file of the database
+	chunkBytes   = 20 << 20         // a commit ends early at this many bytes
+	chunkTime    = 2 * time.Second  // or after this time
+	aheadBundles = 3 * chunkBundles // bundles asked for before they are needed
 	aheadBytes   = 64 << 20         // of bundles being read or waiting for their commit
 )
 
@@ -172,7 +173,8 @@ func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, er
 		i = (id.index + 1) * bundleWidth
 	}
 	var entries [][]byte
-	for bundles := 0; at < size && bundles < chunkBundles && chunk < chunkBytes; bundles++ {
+	start := time.Now()
+	for bundles := 0; at < size && bundles < chunkBundles && chunk < chunkBytes && time.Since(start) < chunkTime; bundles++ {
 		id := bundleAt(at, size)
 		m.ahead.want(ctx, id)
 		bundle, err := m.ahead.take(ctx, id)

@@ -10,7 +10,7 @@ const (
 	// pieceEntries is how many entries are hashed and encoded at a time.
 	pieceEntries = 256
 	// retainedBytes bounds the memory that a tree keeps for its next rows.
-	retainedBytes = 16 << 20
+	retainedBytes = 24 << 20
 )
 
 // entryRows are entries on their way into a tree. They are hashed and encoded in the
