@@ -218,7 +218,7 @@ func (m *Mirror) Entry(ref Ref) (Entry, Freshness, error) {
 // neither keep old data alive nor take much memory.
 const (
 	pageEntries = 1024
-	pageBytes   = 4 << 20
+	pageBytes   = 512 << 10
 )
 
 var errPageFull = errors.New("page is full")

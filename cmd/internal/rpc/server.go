@@ -42,7 +42,7 @@ const (
 // whatever the upstreams do. Stop and GracefulStop return once no handler runs any
 // more, so that the database can be closed.
 func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, options ...grpc.ServerOption) *grpc.Server {
-	limit := newLimiter(maxCalls)
+	limit := newLimiter(maxCalls, maxUnread)
 	recovered := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
 		logger.Error("call panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		return statusOf(codes.Internal, reasonInternal, "this is a defect of the server; its operator finds the details in its log", nil)
@@ -50,6 +50,8 @@ func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, options ...grpc.Se
 	s := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(recovery.UnaryServerInterceptor(recovered), limit.unary),
 		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(recovered), limit.stream),
+		grpc.StatsHandler(connections{}),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 30 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(10 * time.Second),

@@ -162,6 +162,7 @@ func serve(t *testing.T, server *grpc.Server) (dial func() *grpc.ClientConn) {
 	return func() *grpc.ClientConn {
 		conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }),
+			grpc.WithInitialWindowSize(1<<16), // what a client takes of a stream that it does not read
 			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
 		check(t, err)
 		t.Cleanup(func() { conn.Close() })
