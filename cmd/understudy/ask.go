@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -166,7 +167,7 @@ func connectHeld(c *Config, log *LogConfig) (_ *grpc.ClientConn, _ func() error,
 	if err != nil {
 		return nil, nil, err
 	}
-	server := rpc.NewServer([]*mirror.Mirror{m}, slog.New(slog.DiscardHandler))
+	server := rpc.NewServer([]*mirror.Mirror{m}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	l := bufconn.Listen(1 << 20)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(l) }) // ends with Stop

@@ -141,7 +141,9 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Gatherer: d.registry})
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
-	group.Go(func() error { return serveGRPC(ctx, l.grpc, rpc.NewServer(mirrors, d.logger), 4*time.Second) })
+	group.Go(func() error {
+		return serveGRPC(ctx, l.grpc, rpc.NewServer(mirrors, d.logger, d.registry), 4*time.Second)
+	})
 	d.logger.Info("serving", "version", version(), "data_dir", d.config.DataDir, "logs", len(d.logs),
 		"http", l.http.Addr().String(), "grpc", l.grpc.Addr().String(), "admin", l.admin.Addr().String())
 	group.Go(func() error { d.follow(ctx); return nil })

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -114,7 +115,7 @@ func wantListed(t *testing.T, d *daemon, name, problem string) {
 	}
 
 	l := bufconn.Listen(1 << 16)
-	server := rpc.NewServer(d.mirrors(), d.logger)
+	server := rpc.NewServer(d.mirrors(), d.logger, prometheus.NewRegistry())
 	go server.Serve(l)
 	defer server.Stop()
 	conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -131,6 +132,49 @@ func wantListed(t *testing.T, d *daemon, name, problem string) {
 		if got := log.GetProblem(); log.GetName() == name && ((got == "") != (problem == "") || !strings.Contains(got, problem)) {
 			t.Errorf("ListLogs: problem of %s is %q, want %q", name, got, problem)
 		}
+	}
+}
+
+// TestMetricsAreDocumented holds that docs/metrics.md names every metric that a daemon has.
+func TestMetricsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseConfig(filepath.Join(t.TempDir(), "c.yaml"), []byte("logs: [{url: 'http://127.0.0.1:1', origin: a.example}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := newKeyring(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := c.openOrCreate(storage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	d, err := newDaemon(c, keys, db, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors(), Logger: d.logger, Registerer: d.registry})
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/logs", nil))
+	rpc.NewServer(d.mirrors(), d.logger, d.registry)
+	families, err := d.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := 0
+	for _, family := range families {
+		if name := family.GetName(); strings.HasPrefix(name, "understudy_") {
+			if names++; !strings.Contains(string(page), "| `"+name+"` |") {
+				t.Errorf("docs/metrics.md does not have %s", name)
+			}
+		}
+	}
+	if names < 10 {
+		t.Errorf("only %d metrics", names)
 	}
 }
 
@@ -162,7 +206,7 @@ func TestServeGRPCStops(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- serveGRPC(ctx, l, rpc.NewServer(nil, slog.New(slog.DiscardHandler)), 50*time.Millisecond)
+		done <- serveGRPC(ctx, l, rpc.NewServer(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry()), 50*time.Millisecond)
 	}()
 	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -4,26 +4,37 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// countRequests counts what mux answers, by route and status code. Both are
-// bounded: routes are the patterns of mux, codes those that we send.
-func countRequests(r prometheus.Registerer, mux *http.ServeMux) http.Handler {
+// countRequests counts and times what next answers, by route and status code. Both are
+// bounded: routes are the patterns of a ServeMux in next, codes those that we send.
+func countRequests(r prometheus.Registerer, next http.Handler) http.Handler {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "understudy_http_requests_total",
-		Help: "Requests answered on the public HTTP address.",
+		Help: "Requests answered on the public HTTP address, by route and status code.",
 	}, []string{"route", "code"})
-	r.MustRegister(requests)
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "understudy_http_request_duration_seconds",
+		Help:    "Time to answer a request on the public HTTP address, until the client has taken the answer.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
+	}, []string{"route"})
+	r.MustRegister(requests, seconds)
+	for _, route := range routes { // an increase is seen only in a series that is there before
+		requests.WithLabelValues(route, "500")
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		start := time.Now()
 		recorder := &codeRecorder{ResponseWriter: w, code: http.StatusOK}
-		mux.ServeHTTP(recorder, req)
+		next.ServeHTTP(recorder, req)
 		route := "none"
 		if _, path, ok := strings.Cut(req.Pattern, " "); ok {
 			route = path
 		}
 		requests.WithLabelValues(route, strconv.Itoa(recorder.code)).Inc()
+		seconds.WithLabelValues(route).Observe(time.Since(start).Seconds())
 	})
 }
 

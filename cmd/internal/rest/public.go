@@ -60,12 +60,14 @@ func NewPublic(c PublicConfig) http.Handler {
 		p.byHash[mirror.OriginHash(m.Origin())] = m
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", p.index)
-	mux.HandleFunc("GET /logs", p.logs)
-	mux.HandleFunc("GET /{log}/checkpoint", p.checkpoint)
-	mux.HandleFunc("GET /{log}/tile/{path...}", p.tile)
-	return limitRequests(newLimiter(maxRequests), countRequests(c.Registerer, mux))
+	for i, handle := range []http.HandlerFunc{p.index, p.logs, p.checkpoint, p.tile} {
+		mux.HandleFunc("GET "+routes[i], handle)
+	}
+	return countRequests(c.Registerer, limitRequests(newLimiter(maxRequests), mux))
 }
+
+// routes are the paths that are served, as metrics name them.
+var routes = [...]string{"/{$}", "/logs", "/{log}/checkpoint", "/{log}/tile/{path...}"}
 
 func (p *public) logs(w http.ResponseWriter, _ *http.Request) {
 	writeJSON(w, http.StatusOK, p.statuses())

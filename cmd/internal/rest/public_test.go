@@ -268,7 +268,8 @@ func (c *slowClient) Write(data []byte) (int, error) {
 func TestPublicLimit(t *testing.T) {
 	u := newUpstream(t)
 	u.grow(3)
-	h := u.handler()
+	registry := prometheus.NewRegistry()
+	h := NewPublic(PublicConfig{Mirrors: []*mirror.Mirror{u.mirror}, Logger: slog.New(slog.DiscardHandler), Registerer: registry})
 	writing, release := make(chan struct{}), make(chan struct{})
 	var slow sync.WaitGroup
 	for range maxRequests {
@@ -280,6 +281,10 @@ func TestPublicLimit(t *testing.T) {
 	}
 	if r := get(h, http.MethodGet, prefix+"/checkpoint"); r.StatusCode != http.StatusTooManyRequests {
 		t.Errorf("the slow client: got %d", r.StatusCode)
+	}
+	// The refusal is counted, the answers under way are not yet.
+	if n, err := testutil.GatherAndCount(registry, "understudy_http_requests_total"); n != len(routes)+1 || err != nil {
+		t.Errorf("%d series of requests, want %d (%v)", n, len(routes)+1, err)
 	}
 	other := httptest.NewRequest(http.MethodGet, prefix+"/checkpoint", nil)
 	other.RemoteAddr = "198.51.100.1:1"
@@ -301,7 +306,7 @@ func TestMetrics(t *testing.T) {
 		get(h, http.MethodGet, path)
 	}
 	get(h, "STRANGE", "/logs")
-	want := `# HELP understudy_http_requests_total Requests answered on the public HTTP address.
+	want := `# HELP understudy_http_requests_total Requests answered on the public HTTP address, by route and status code.
 # TYPE understudy_http_requests_total counter
 understudy_http_requests_total{code="200",route="/{log}/checkpoint"} 2
 understudy_http_requests_total{code="200",route="/{log}/tile/{path...}"} 1
@@ -309,9 +314,16 @@ understudy_http_requests_total{code="307",route="none"} 1
 understudy_http_requests_total{code="404",route="/{log}/checkpoint"} 1
 understudy_http_requests_total{code="404",route="none"} 1
 understudy_http_requests_total{code="405",route="none"} 1
+understudy_http_requests_total{code="500",route="/logs"} 0
+understudy_http_requests_total{code="500",route="/{$}"} 0
+understudy_http_requests_total{code="500",route="/{log}/checkpoint"} 0
+understudy_http_requests_total{code="500",route="/{log}/tile/{path...}"} 0
 `
-	if err := testutil.GatherAndCompare(registry, strings.NewReader(want)); err != nil {
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "understudy_http_requests_total"); err != nil {
 		t.Error(err)
+	}
+	if n, err := testutil.GatherAndCount(registry, "understudy_http_request_duration_seconds"); n != 3 || err != nil {
+		t.Errorf("%d routes are timed, want 3 (%v)", n, err)
 	}
 }
 

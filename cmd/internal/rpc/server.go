@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -40,16 +41,17 @@ const (
 
 // NewServer returns a server of the given logs. Health is SERVING while it runs,
 // whatever the upstreams do. Stop and GracefulStop return once no handler runs any
-// more, so that the database can be closed.
-func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, options ...grpc.ServerOption) *grpc.Server {
+// more, so that the database can be closed. Its metrics are registered with r.
+func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, r prometheus.Registerer, options ...grpc.ServerOption) *grpc.Server {
+	count := newMetrics(r)
 	limit := newLimiter(maxCalls, maxUnread)
 	recovered := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
 		logger.Error("call panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		return statusOf(codes.Internal, reasonInternal, "this is a defect of the server; its operator finds the details in its log", nil)
 	})
 	s := grpc.NewServer(append([]grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(recovery.UnaryServerInterceptor(recovered), limit.unary),
-		grpc.ChainStreamInterceptor(recovery.StreamServerInterceptor(recovered), limit.stream),
+		grpc.ChainUnaryInterceptor(count.unary, recovery.UnaryServerInterceptor(recovered), limit.unary),
+		grpc.ChainStreamInterceptor(count.stream, recovery.StreamServerInterceptor(recovered), limit.stream),
 		grpc.StatsHandler(connections{}),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 30 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
@@ -66,5 +68,6 @@ func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, options ...grpc.Se
 	h.SetServingStatus(understudyv1.LogService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
 	grpc_health_v1.RegisterHealthServer(s, h)
 	reflection.Register(s)
+	count.begin(s)
 	return s
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/mod/sumdb/note"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -77,7 +78,7 @@ func newStage(t *testing.T, sizes ...uint64) *stage {
 // serve serves the mirror of now.
 func (s *stage) serve() {
 	s.t.Helper()
-	s.dial = serve(s.t, rpc.NewServer([]*mirror.Mirror{s.mirror}, slog.New(slog.DiscardHandler)))
+	s.dial = serve(s.t, rpc.NewServer([]*mirror.Mirror{s.mirror}, slog.New(slog.DiscardHandler), prometheus.NewRegistry()))
 	s.conn = s.dial()
 	s.api = understudyv1.NewLogServiceClient(s.conn)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,7 +20,7 @@ import (
 func TestStopWaits(t *testing.T) {
 	entered := make(chan struct{})
 	var left atomic.Bool
-	server := rpc.NewServer(nil, slog.New(slog.DiscardHandler), grpc.ChainUnaryInterceptor(
+	server := rpc.NewServer(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), grpc.ChainUnaryInterceptor(
 		func(ctx context.Context, _ any, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
 			close(entered)
 			<-ctx.Done()
