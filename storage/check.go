@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"slices"
 
 	"github.com/transparency-dev/formats/log"
 )
@@ -91,7 +92,11 @@ func (s *State) records() []byte {
 }
 
 func (c *checker) problem(place, format string, args ...any) error {
-	c.report.Problems = append(c.report.Problems, DamageError{place, fmt.Sprintf(format, args...)})
+	p := DamageError{place, fmt.Sprintf(format, args...)}
+	if slices.Contains(c.report.Problems, p) {
+		return nil // met again on another way
+	}
+	c.report.Problems = append(c.report.Problems, p)
 	if len(c.report.Problems) >= c.o.MaxProblems {
 		return errTooMany
 	}
@@ -207,7 +212,7 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 			return err
 		}
 		hash, err := c.LeafHash(g.size)
-		if err := c.note(err); err != nil {
+		if err != nil && !errors.As(err, new(*DamageError)) { // compareTile names the tile, once
 			return err
 		}
 		if err := c.addLeaf(g, hash); err != nil {
@@ -220,7 +225,7 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 // lost notes that an entry cannot be had.
 func (c *checker) lost(index uint64, err error) error {
 	var damage *DamageError
-	if r := &c.run; errors.As(err, &damage) && r.end == index && r.number < len(c.report.Problems) {
+	if r := &c.run; errors.As(err, &damage) && r.start < r.end && r.end == index && r.number < len(c.report.Problems) {
 		if last := &c.report.Problems[r.number]; last.Problem == damage.Problem {
 			r.end++
 			last.Place = fmt.Sprintf("each of the entries %d to %d", r.start, index)
@@ -297,13 +302,14 @@ func (c *checker) leaves(ctx context.Context) error {
 	if c.want == c.have {
 		return nil
 	}
-	found := len(c.report.Problems)
+	found, unknown := len(c.report.Problems), false
 	if err := c.table(lower, upper, func(key, _ []byte) error {
 		index, _ := lastUint64(key)
 		if index >= c.state.Head.Size {
 			return c.problem("leaf index", "has a row for entry %d, beyond the head", index)
 		}
 		if hash, err := c.LeafHash(index); err != nil {
+			unknown = true
 			return c.note(err)
 		} else if !bytes.Equal(key, c.tree.id.leaf(hash, index)) {
 			return c.problem("leaf index", "has a wrong row for entry %d", index)
@@ -318,7 +324,11 @@ func (c *checker) leaves(ctx context.Context) error {
 		}
 		hash, err := c.LeafHash(index)
 		if err != nil {
-			return c.note(err)
+			unknown = true
+			if err := c.note(err); err != nil {
+				return err
+			}
+			continue
 		}
 		if _, err := get(c.snap, c.tree.id.leaf(hash, index)); err != nil {
 			place := fmt.Sprintf("leaf index row of entry %d", index)
@@ -327,7 +337,7 @@ func (c *checker) leaves(ctx context.Context) error {
 			}
 		}
 	}
-	if len(c.report.Problems) == found {
+	if len(c.report.Problems) == found && !unknown {
 		return c.problem("leaf index", "differs from the entries")
 	}
 	return nil

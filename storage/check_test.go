@@ -170,6 +170,26 @@ func checkTreeOtherThan(t *testing.T, tree *Tree, place string) {
 }
 
 // TestCheckOptions holds what the caller of Check can ask for.
+// TestCheckNamesEachOnce: one problem hides no other.
+func TestCheckNamesEachOnce(t *testing.T) {
+	tree := newTestTree(t, "log")
+	extend(t, tree, testEntries(700))
+	tamper(t, tree.db, tree.id.head(), nil)
+	tamper(t, tree.db, tree.id.entry(0), nil)
+	tamper(t, tree.db, tree.id.tile(0, 1), nil)
+	for i := uint64(256); i < 512; i++ {
+		tamper(t, tree.db, tree.id.entry(i), nil)
+	}
+	tree.db.tiles.Purge()
+	tamper(t, tree.db, tree.id.leaf(LeafHash(testEntries(700)[600]), 600), nil)
+	for _, problem := range []string{"head record is missing", "entry 0 is missing", "each of the entries 256 to 511 is missing", "tile 0/1 is missing", "leaf index row of entry 600 is missing"} {
+		finds(t, tree, problem)
+	}
+	if report, err := tree.Check(context.Background(), CheckOptions{MaxProblems: 10_000}); err != nil || len(report.Problems) > 300 {
+		t.Errorf("%d problems, %v: some twice", len(report.Problems), err)
+	}
+}
+
 func TestCheckOptions(t *testing.T) {
 	tree := newTestTree(t, "log")
 	for _, n := range []int{3, 2} {

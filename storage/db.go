@@ -69,6 +69,8 @@ type DB struct {
 	dead   atomic.Pointer[error] // the first fatal error
 	opened atomic.Bool           // compactions may begin
 
+	freezing sync.RWMutex // held while files are frozen for a backup; shared by every write
+
 	damaged sync.Map // paths of files whose damage was logged
 }
 
@@ -113,29 +115,6 @@ func Open(dir string, o Options) (*DB, error) {
 	return db, nil
 }
 
-func fileSystem(o Options) vfs.FS {
-	if o.FS != nil {
-		return &orderedFS{o.FS}
-	}
-	return &orderedFS{vfs.Default}
-}
-
-// orderedFS syncs a directory before a marker in it begins to name another file. Pebble
-// syncs both at once, so that on a file system that does not keep the order of directory
-// entries a crash could leave a marker that names a MANIFEST which is not there.
-type orderedFS struct{ vfs.FS }
-
-func (f *orderedFS) Unwrap() vfs.FS { return f.FS }
-
-func (f *orderedFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	if strings.HasPrefix(f.PathBase(name), "marker.") {
-		if err := syncDirectory(f, f.PathDir(name)); err != nil {
-			return nil, err
-		}
-	}
-	return f.FS.Create(name, c)
-}
-
 func syncDirectory(files vfs.FS, dir string) error {
 	d, err := files.OpenDir(dir)
 	if err != nil {
@@ -145,7 +124,8 @@ func syncDirectory(files vfs.FS, dir string) error {
 }
 
 func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
-	db := &DB{fs: fileSystem(o), dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}}
+	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}}
+	db.fs = &ownFS{FS: fileSystem(o), dir: dir, fail: db.fail}
 	if db.manyBytes = o.manyBytes; db.manyBytes == 0 {
 		db.manyBytes = manyBytes
 	}
@@ -173,8 +153,11 @@ func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) 
 	case err == nil && o.ReadOnly:
 		return db, nil
 	case err == nil:
-		db.opened.Store(true) // from the next flush on
-		return db, db.sweepIncoming()
+		if err := db.sweepIncoming(); err != nil {
+			return nil, errors.Join(fmt.Errorf("clear %s: %w", db.incoming(), err), db.pebble.Close())
+		}
+		db.opened.Store(true) // compactions, from the next flush on
+		return db, nil
 	case errors.Is(err, pebble.ErrDBAlreadyExists):
 		return nil, fmt.Errorf("%s: %w", dir, ErrExists)
 	case errors.Is(err, pebble.ErrDBDoesNotExist):
@@ -287,10 +270,51 @@ func (db *DB) Backup(dir string) (err error) {
 	if _, err := db.fs.Stat(dir); err == nil {
 		return fmt.Errorf("back up to %s: %w", dir, ErrExists)
 	}
-	if err := db.pebble.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
+	frozen := db.fs.PathJoin(db.incoming(), "backup")
+	err = errors.Join(db.freeze(frozen), db.copyBackup(frozen, dir))
+	if err = errors.Join(err, db.fs.RemoveAll(frozen)); err != nil {
 		return fmt.Errorf("back up to %s: %w", dir, err)
 	}
 	return nil
+}
+
+// freeze makes links to the files of this moment. Nothing is committed meanwhile: Pebble
+// notes the tables first and copies the WAL last, so of a commit in between the copy would
+// have the head without the table. That is why it stays on the file system of the database,
+// where it takes a moment.
+func (db *DB) freeze(dir string) error {
+	db.freezing.Lock()
+	defer db.freezing.Unlock()
+	return db.pebble.Checkpoint(dir, pebble.WithFlushedWAL())
+}
+
+// copyBackup links or copies files, those last that make it a database.
+func (db *DB) copyBackup(from, to string) error {
+	names, err := db.fs.List(from)
+	if err != nil {
+		return err
+	}
+	isMarker := func(name string) bool { return strings.HasPrefix(name, "marker.") }
+	slices.SortFunc(names, func(a, b string) int {
+		if isMarker(a) != isMarker(b) {
+			return map[bool]int{false: -1, true: 1}[isMarker(a)]
+		}
+		return strings.Compare(a, b)
+	})
+	if err := makeDirectory(db.fs, to); err != nil {
+		return err
+	}
+	for i, name := range names {
+		if isMarker(name) && !isMarker(names[max(i-1, 0)]) {
+			if err := syncDirectory(db.fs, to); err != nil {
+				return err
+			}
+		}
+		if err := vfs.LinkOrCopy(db.fs, db.fs.PathJoin(from, name), db.fs.PathJoin(to, name)); err != nil {
+			return err
+		}
+	}
+	return syncDirectory(db.fs, to)
 }
 
 // DiskUsage returns the bytes that the database takes on disk.
@@ -360,6 +384,8 @@ func (db *DB) commit(b *pebble.Batch) error {
 	if err := db.Err(); err != nil {
 		return err
 	}
+	db.freezing.RLock()
+	defer db.freezing.RUnlock()
 	return b.Commit(pebble.Sync)
 }
 

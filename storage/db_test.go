@@ -152,10 +152,10 @@ func TestForeignFormat(t *testing.T) {
 }
 
 func TestReadOnly(t *testing.T) {
-	o := Options{FS: vfs.NewMem()}
+	o := Options{FS: vfs.NewMem(), Fatal: func(err error) { t.Errorf("fatal: %v", err) }}
 	db := createDB(t, o)
 	extend(t, createTree(t, db, "log"), testEntries(300))
-	o.ReadOnly = true
+	o.ReadOnly, o.manyBytes = true, 100
 	db = reopen(t, db, o)
 	defer closeDB(t, db)
 	tree := openTree(t, db, "log")
@@ -163,6 +163,7 @@ func TestReadOnly(t *testing.T) {
 	before := tree.State()
 	for what, err := range map[string]error{
 		"extend":      second(tree.Extend(testEntries(1), sign("log"))),
+		"extend more": second(tree.Extend(testEntries(100), sign("log"))),
 		"advance":     second(tree.Advance(before.Pending, nil, nil)),
 		"archive":     tree.Archive(note("log", Head{1, Hash{}}, "s")),
 		"seen":        tree.Seen(start.AddDate(1, 0, 0)),

@@ -74,8 +74,11 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 	t.write.Lock()
 	defer t.write.Unlock()
 	old := t.State()
-	if old.Evidence != nil {
+	switch {
+	case old.Evidence != nil:
 		return nil, fmt.Errorf("extend %q: %w", t.origin, ErrQuarantined)
+	case t.db.options.ReadOnly:
+		return nil, fmt.Errorf("extend %q: %w", t.origin, pebble.ErrReadOnly)
 	}
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
@@ -273,7 +276,10 @@ func (t *Tree) Seen(at time.Time) (err error) {
 	}
 	if at.Sub(t.saved) >= seenInterval {
 		key := t.id.checkpoint(s.Pending.Head, s.Pending.textHash())
-		if err := t.db.pebble.Set(key, encodeCheckpoint(s.Pending), pebble.NoSync); err != nil {
+		t.db.freezing.RLock()
+		err := t.db.pebble.Set(key, encodeCheckpoint(s.Pending), pebble.NoSync)
+		t.db.freezing.RUnlock()
+		if err != nil {
 			return fmt.Errorf("note when the checkpoint of size %d was seen: %w", s.Pending.Size, err)
 		}
 		t.saved = at

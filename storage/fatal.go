@@ -15,15 +15,17 @@ type fatalError struct {
 func (e *fatalError) Error() string { return e.message }
 func (e *fatalError) Unwrap() error { return e.cause }
 
-// fail reports an error after which the process must end.
-func (db *DB) fail(err error) {
+// fail reports an error after which the process must end; first is false if it is not the
+// first one.
+func (db *DB) fail(err error) (first bool) {
 	if !db.dead.CompareAndSwap(nil, &err) {
-		return
+		return false
 	}
 	db.logger.Error("the disk failed; stopping", "error", err)
 	if db.fatal != nil {
 		db.fatal(err)
 	}
+	return true
 }
 
 // Err returns the error after which the process must end, or nil.
@@ -63,9 +65,8 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 			err.cause = cause
 		}
 	}
-	if l.db.Err() != nil && l.db.fatal != nil {
+	if !l.db.fail(err) && l.db.fatal != nil {
 		select {} // the process is about to end
 	}
-	l.db.fail(err)
 	panic(err)
 }

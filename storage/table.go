@@ -5,19 +5,20 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// incoming is the folder of the database for tables that are being written. What a crash
-// leaves there is removed by Open.
+// incoming is the folder of the database for tables and backups that are being written.
+// What a crash leaves there is removed by Open.
 const incoming = "incoming"
 
 // entryTable is a table of many entries. It becomes part of the database, durably, before
 // the commit that makes the entries part of the tree: so they take no way through WAL,
-// memtable and compactions. Rows beyond the head are nothing: nobody reads them, and the
-// next Extend writes them anew.
+// memtable and compactions. Rows beyond the head are nothing: no answer is made from them,
+// and the next Extend writes them anew.
 type entryTable struct {
 	db   *DB
 	path string
@@ -32,7 +33,7 @@ func (t *Tree) startTable(rows *entryRows) *entryTable {
 		return nil
 	}
 	name := fmt.Sprintf("entries-%d-%d", t.id, rows.start)
-	table := &entryTable{db: t.db, path: t.db.fs.PathJoin(t.db.dir, incoming, name), done: make(chan struct{})}
+	table := &entryTable{db: t.db, path: t.db.fs.PathJoin(t.db.incoming(), name), done: make(chan struct{})}
 	go func() {
 		defer close(table.done)
 		if table.err = table.write(rows); table.err != nil {
@@ -54,7 +55,8 @@ func (e *entryTable) write(rows *entryRows) error {
 	return errors.Join(err, w.Close()) // Close syncs
 }
 
-// ingest makes the table a part of the database. If that fails, the process must end.
+// ingest makes the table a part of the database. If that fails, the process must end;
+// except for damage in a table that is there already, which Pebble looks into.
 func (e *entryTable) ingest() error {
 	if e == nil {
 		return nil
@@ -63,11 +65,17 @@ func (e *entryTable) ingest() error {
 		return err
 	}
 	<-e.done
-	err := e.err
-	if err == nil {
-		err = e.db.pebble.Ingest(context.Background(), []string{e.path})
+	if e.err != nil {
+		e.db.fail(e.err)
+		return e.err
 	}
-	if err != nil {
+	e.db.freezing.RLock()
+	err := e.db.pebble.Ingest(context.Background(), []string{e.path})
+	e.db.freezing.RUnlock()
+	switch {
+	case pebble.IsCorruptionError(err):
+		return e.db.readError("table of entries beyond the head", err)
+	case err != nil:
 		e.db.fail(err)
 	}
 	return err
@@ -82,8 +90,9 @@ func (e *entryTable) discard() {
 	_ = e.db.fs.Remove(e.path) // Open removes what is left
 }
 
-// sweepIncoming removes what a crash left of tables that were being written.
+func (db *DB) incoming() string { return db.fs.PathJoin(db.dir, incoming) }
+
+// sweepIncoming removes what a crash left of tables and backups that were being written.
 func (db *DB) sweepIncoming() error {
-	dir := db.fs.PathJoin(db.dir, incoming)
-	return errors.Join(db.fs.RemoveAll(dir), db.fs.MkdirAll(dir, 0o755))
+	return errors.Join(db.fs.RemoveAll(db.incoming()), db.fs.MkdirAll(db.incoming(), 0o755))
 }
