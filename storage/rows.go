@@ -6,12 +6,12 @@ import (
 	"sync/atomic"
 )
 
-const (
-	// pieceEntries is how many entries are hashed and encoded at a time.
-	pieceEntries = 256
-	// retainedBytes bounds the memory that a tree keeps for its next rows.
-	retainedBytes = 24 << 20
-)
+// pieceEntries is how many entries are hashed and encoded at a time.
+const pieceEntries = 256
+
+// pieces is the memory that entries are encoded into, used again: on virtual machines fresh
+// pages cost more than what is written into them.
+var pieces = sync.Pool{New: func() any { return new([]byte) }}
 
 // entryRows are entries on their way into a tree. They are hashed and encoded in the
 // background, on all processors, while the first of them are used.
@@ -22,14 +22,13 @@ type entryRows struct {
 	bytes   int // of entries
 	hashes  []Hash
 	stored  [][]byte
-	pieces  []chan struct{} // closed when a piece is ready
+	memory  []*[]byte       // of each piece
+	ready   []chan struct{} // closed when a piece is
 	next    atomic.Int64    // piece to begin
 	running sync.WaitGroup
 }
 
-// prepare begins to hash and encode entries. Only one set of rows is in use at a time: they
-// share the tree's memory, because on virtual machines fresh pages cost more than
-// what is written into them.
+// prepare begins to hash and encode entries.
 func (t *Tree) prepare(start uint64, entries [][]byte) *entryRows {
 	n := len(entries)
 	r := &entryRows{tree: t, start: start, entries: entries, hashes: make([]Hash, n), stored: make([][]byte, n)}
@@ -37,14 +36,12 @@ func (t *Tree) prepare(start uint64, entries [][]byte) *entryRows {
 		r.bytes += len(entry)
 	}
 	for range (n + pieceEntries - 1) / pieceEntries {
-		r.pieces = append(r.pieces, make(chan struct{}))
+		r.ready = append(r.ready, make(chan struct{}))
+		r.memory = append(r.memory, pieces.Get().(*[]byte))
 	}
-	for len(t.memory) < len(r.pieces) {
-		t.memory = append(t.memory, nil)
-	}
-	for range min(runtime.GOMAXPROCS(0), len(r.pieces)) {
+	for range min(runtime.GOMAXPROCS(0), len(r.ready)) {
 		r.running.Go(func() {
-			for i := int(r.next.Add(1) - 1); i < len(r.pieces); i = int(r.next.Add(1) - 1) {
+			for i := int(r.next.Add(1) - 1); i < len(r.ready); i = int(r.next.Add(1) - 1) {
 				r.encode(i)
 			}
 		})
@@ -53,22 +50,22 @@ func (t *Tree) prepare(start uint64, entries [][]byte) *entryRows {
 }
 
 func (r *entryRows) encode(piece int) {
-	memory := r.tree.memory[piece][:0]
+	memory := (*r.memory[piece])[:0]
 	for i := piece * pieceEntries; i < min((piece+1)*pieceEntries, len(r.entries)); i++ {
 		r.hashes[i] = LeafHash(r.entries[i])
 		at := len(memory)
 		memory = appendStored(memory, r.entries[i])
 		r.stored[i] = memory[at:len(memory):len(memory)]
 	}
-	r.tree.memory[piece] = memory
-	close(r.pieces[piece])
+	*r.memory[piece] = memory
+	close(r.ready[piece])
 }
 
 // each calls yield for every row in order, up to the first error.
 func (r *entryRows) each(yield func(index uint64, hash Hash, stored []byte) error) error {
 	for i := range r.entries {
 		if i%pieceEntries == 0 {
-			<-r.pieces[i/pieceEntries]
+			<-r.ready[i/pieceEntries]
 		}
 		if err := yield(r.start+uint64(i), r.hashes[i], r.stored[i]); err != nil {
 			return err
@@ -83,10 +80,7 @@ func (r *entryRows) many() bool { return r.bytes >= r.tree.db.manyBytes }
 // release ends the use of the rows.
 func (r *entryRows) release() {
 	r.running.Wait()
-	kept := 0
-	for i, memory := range r.tree.memory {
-		if kept += cap(memory); kept > retainedBytes {
-			r.tree.memory[i] = nil
-		}
+	for _, memory := range r.memory {
+		pieces.Put(memory)
 	}
 }

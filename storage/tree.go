@@ -20,10 +20,9 @@ type Tree struct {
 
 	state atomic.Pointer[State]
 
-	write  sync.Mutex // held through every change; guards the fields below
-	edge   edge
-	memory [][]byte  // of the rows of Extend
-	saved  time.Time // last time LastSeen of the pending checkpoint was persisted
+	write sync.Mutex // held through every change; guards the fields below
+	edge  edge
+	saved time.Time // last time LastSeen of the pending checkpoint was persisted
 
 	watch   sync.Mutex // guards changed
 	changed chan struct{}
