@@ -133,9 +133,19 @@ func (a *answer) beyond(what string, n, treeSize uint64, outside bool) *Refusal 
 	case a.state.Pending.Raw == nil:
 		return a.unknown("%s %d is not held: no checkpoint was received yet", what, n)
 	case outside && a.final():
-		return a.refuse(NotFound, ReasonNotFound, "%s %d is beyond the log's %d entries", what, n, treeSize)
+		return a.refuse(NotFound, ReasonNotFound, "%s %d is beyond the log's %s", what, n, entriesText(treeSize))
+	}
+	if a.state.Head.Size == 1 {
+		return a.unknown("%s %d is not held (the first entry is)", what, n)
 	}
 	return a.unknown("%s %d is not held (the first %d entries are)", what, n, a.state.Head.Size)
+}
+
+func entriesText(n uint64) string {
+	if n == 1 {
+		return "1 entry"
+	}
+	return fmt.Sprintf("%d entries", n)
 }
 
 // damaged wraps an error of the storage.

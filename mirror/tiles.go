@@ -179,7 +179,7 @@ func splitBundle(raw []byte, width int) ([][]byte, error) {
 		rest = rest[end:]
 	}
 	if n != width && (n != bundleWidth || width > n) {
-		return nil, &FormatError{fmt.Sprintf("bundle has %d entries, want %d", n, width)}
+		return nil, &FormatError{fmt.Sprintf("bundle has %s, want %d", entriesText(uint64(n)), width)}
 	}
 	return entries, nil
 }

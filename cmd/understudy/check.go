@@ -113,7 +113,8 @@ func printReport(out io.Writer, r storage.Report, keyErr error) {
 	if len(r.Problems) > 0 {
 		verdict = "damaged"
 	}
-	fmt.Fprintf(out, "%s: %s: %s entries, %s tiles, %s checkpoints\n", r.Origin, verdict, number(r.Entries), number(r.Tiles), number(r.Checkpoints))
+	fmt.Fprintf(out, "%s: %s: %s, %s, %s\n", r.Origin, verdict,
+		count(r.Entries, "entry", "entries"), count(r.Tiles, "tile", "tiles"), count(r.Checkpoints, "checkpoint", "checkpoints"))
 	if keyErr != nil {
 		fmt.Fprintf(out, "  signatures NOT checked: %s\n", oneLine(keyErr))
 	}
@@ -133,12 +134,12 @@ func progressBar(out io.Writer, origin string) func(done, total uint64) {
 	return func(done, total uint64) {
 		switch {
 		case terminal && done < total:
-			fmt.Fprintf(out, "\r%s: %s of %s entries, %s\x1b[K", origin, number(done), number(total), percent(float64(done)/float64(total)))
+			fmt.Fprintf(out, "\r%s: %s of %s, %s\x1b[K", origin, number(done), count(total, "entry", "entries"), percent(float64(done)/float64(total)))
 		case terminal:
 			fmt.Fprint(out, "\r\x1b[K")
 		case done*10/total > tenth:
 			tenth = done * 10 / total
-			fmt.Fprintf(out, "%s: %s of %s entries, %d %%\n", origin, number(done), number(total), tenth*10)
+			fmt.Fprintf(out, "%s: %s of %s, %d %%\n", origin, number(done), count(total, "entry", "entries"), tenth*10)
 		}
 	}
 }

@@ -115,7 +115,7 @@ func (o *proofOutput) writeInclusion(cmd *cobra.Command, origin string, p client
 	if err := o.writeJSON(cmd, asJSON, toFile); err != nil || o.json {
 		return err
 	}
-	_, err := fmt.Fprintf(cmd.ErrOrStderr(), "entry %d of %s is in the tree of %s entries; %s\n", p.Index, origin, number(p.Head.Size), freshnessText(p.Freshness))
+	_, err := fmt.Fprintf(cmd.ErrOrStderr(), "entry %d of %s is in the tree of %s; %s\n", p.Index, origin, count(p.Head.Size, "entry", "entries"), freshnessText(p.Freshness))
 	return err
 }
 

@@ -179,7 +179,7 @@ func statusText(s rest.Status) string {
 			fmt.Fprintf(&b, "  copying   %s\n", left)
 		}
 		if log.HasCheckpoint {
-			fmt.Fprintf(&b, "  newest    checkpoint of %s entries, vouched for %s ago\n", number(log.TreeSize), seconds(log.CheckpointAge))
+			fmt.Fprintf(&b, "  newest    checkpoint of %s, vouched for %s ago\n", count(log.TreeSize, "entry", "entries"), seconds(log.CheckpointAge))
 		}
 		if s.Running {
 			fmt.Fprintf(&b, "  upstream  %s; answers are %s\n", orDash(log.UpstreamState), orDash(log.Source))
@@ -227,7 +227,7 @@ func heldText(log mirror.Status) string {
 	if !log.HasCheckpoint {
 		return "nothing yet"
 	}
-	return fmt.Sprintf("%s of %s entries, %s", number(log.NextIndex), number(log.TreeSize), percent(share(log)))
+	return fmt.Sprintf("%s of %s, %s", number(log.NextIndex), count(log.TreeSize, "entry", "entries"), percent(share(log)))
 }
 
 // percent rounds down: 100 % is said only when all is there.
@@ -239,7 +239,7 @@ func leftText(log mirror.Status) string {
 	if log.EntriesPerSecond <= 0 || log.NextIndex >= log.TreeSize {
 		return ""
 	}
-	return fmt.Sprintf("%s entries/s, %s left", number(uint64(log.EntriesPerSecond)), seconds(log.SecondsLeft))
+	return fmt.Sprintf("%s/s, %s left", count(uint64(log.EntriesPerSecond), "entry", "entries"), seconds(log.SecondsLeft))
 }
 
 func bar(log mirror.Status, width int) string {
@@ -272,6 +272,14 @@ func number(n uint64) string {
 		s = s[:i] + "," + s[i:]
 	}
 	return s
+}
+
+// count is a number of things, in the singular for 1.
+func count(n uint64, one, many string) string {
+	if n == 1 {
+		many = one
+	}
+	return number(n) + " " + many
 }
 
 func bytesText(n uint64) string {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/understudy-log/understudy/cmd/internal/rest"
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/storage"
 )
 
 var catchingUp = rest.Status{
@@ -101,5 +102,22 @@ func TestStatusWatch(t *testing.T) {
 	out = &pictures{max: 2}
 	if err := watchStatus(t.Context(), c, out, statusLines, false); err == nil || len(out.seen) != 1 || strings.Contains(out.seen[0], "\x1b") {
 		t.Errorf("got %v, %q", err, out.seen)
+	}
+}
+
+// TestSingular holds that one thing is not called many.
+func TestSingular(t *testing.T) {
+	s := rest.Status{Running: true, Logs: []mirror.Status{{HasCheckpoint: true, NextIndex: 1, TreeSize: 1}}}
+	report := storage.Report{Origin: "log.example", Entries: 1, Tiles: 1, Checkpoints: 1}
+	var out strings.Builder
+	printReport(&out, report, nil)
+	out.WriteString(statusText(s) + statusLines(s))
+	for _, want := range []string{"good: 1 entry, 1 tile, 1 checkpoint\n", "1 of 1 entry, 100.0 %", "checkpoint of 1 entry, vouched"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in:\n%s", want, out.String())
+		}
+	}
+	if got := count(1000, "entry", "entries"); got != "1,000 entries" {
+		t.Error(got)
 	}
 }

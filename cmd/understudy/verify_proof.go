@@ -123,9 +123,9 @@ func (o *verifyOptions) verifyInclusion(ctx context.Context, data []byte, out io
 // checkInclusion holds an inclusion proof against a checkpoint that is believed.
 func checkInclusion(c *trust.Checkpoint, index uint64, leaf hexHash, hashes []hexHash, out io.Writer) error {
 	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, index, c.Size, leaf[:], slicesOf(hashes), c.Root[:]); err != nil {
-		return wrongf("the leaf hash %v at index %d does not lead to the root that %q signed for %d entries%s: the entry is not the logged one, or the proof was altered", leaf, index, c.Origin, c.Size, detail(err))
+		return wrongf("the leaf hash %v at index %d does not lead to the root that %q signed for %s%s: the entry is not the logged one, or the proof was altered", leaf, index, c.Origin, count(c.Size, "entry", "entries"), detail(err))
 	}
-	fmt.Fprintf(out, "good: entry %d is in the signed tree of %d entries\n  origin    %s\n  leaf hash %v\n  root hash %v\n", index, c.Size, c.Origin, leaf, hexHash(c.Root))
+	fmt.Fprintf(out, "good: entry %d is in the signed tree of %s\n  origin    %s\n  leaf hash %v\n  root hash %v\n", index, count(c.Size, "entry", "entries"), c.Origin, leaf, hexHash(c.Root))
 	return nil
 }
 
@@ -152,9 +152,9 @@ func (o *verifyOptions) verifyConsistency(ctx context.Context, data []byte, out 
 		}
 	}
 	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, p.FirstSize, p.LastSize, slicesOf(p.Hashes), p.FirstRootHash[:], p.RootHash[:]); err != nil {
-		return wrongf("the tree of %d entries is not shown to be the beginning of the tree of %d entries of %q%s: the proof was altered, or the log has forked", p.FirstSize, p.LastSize, p.Origin, detail(err))
+		return wrongf("the tree of %s is not shown to be the beginning of the tree of %s of %q%s: the proof was altered, or the log has forked", count(p.FirstSize, "entry", "entries"), count(p.LastSize, "entry", "entries"), p.Origin, detail(err))
 	}
-	fmt.Fprintf(out, "good: the tree of %d entries is the beginning of the signed tree of %d entries\n  origin     %s\n  first root %v\n  last root  %v\n", p.FirstSize, c.Size, c.Origin, p.FirstRootHash, p.RootHash)
+	fmt.Fprintf(out, "good: the tree of %s is the beginning of the signed tree of %s\n  origin     %s\n  first root %v\n  last root  %v\n", count(p.FirstSize, "entry", "entries"), count(c.Size, "entry", "entries"), c.Origin, p.FirstRootHash, p.RootHash)
 	return nil
 }
 
@@ -169,14 +169,14 @@ func detail(err error) string {
 // openHead opens a checkpoint that must be of the tree head that a proof claims.
 func openHead(open func([]byte) (*trust.Checkpoint, error), note, origin string, size uint64, root hexHash) (*trust.Checkpoint, error) {
 	if note == "" {
-		return nil, wrongf("nobody signed the tree of %d entries that the proof is for: get one to the newest checkpoint, by leaving out the size", size)
+		return nil, wrongf("nobody signed the tree of %s that the proof is for: get one to the newest checkpoint, by leaving out the size", count(size, "entry", "entries"))
 	}
 	c, err := open([]byte(note))
 	if err != nil {
 		return nil, wrongCheckpoint(err)
 	}
 	if c.Origin != origin || c.Size != size || hexHash(c.Root) != root {
-		return nil, wrongf("the proof is for %d entries of %q with the root %v, its checkpoint for %d of %q with %v: the proof was altered", size, origin, root, c.Size, c.Origin, hexHash(c.Root))
+		return nil, wrongf("the proof is for %s of %q with the root %v, its checkpoint for %d of %q with %v: the proof was altered", count(size, "entry", "entries"), origin, root, c.Size, c.Origin, hexHash(c.Root))
 	}
 	return c, nil
 }
