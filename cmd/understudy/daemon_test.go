@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -194,6 +195,50 @@ func trustedRootListing(t *testing.T, log scriptLog) string {
 		"baseUrl": "https://%s", "hashAlgorithm": "SHA2_256", "logId": {"keyId": "c2hvcnQ="},
 		"publicKey": {"rawBytes": "%s", "keyDetails": "PKIX_ED25519", "validFor": {"start": "2025-01-01T00:00:00Z"}}}]}`,
 		log.origin, base64.StdEncoding.EncodeToString(spki))
+}
+
+// TestAwaitStop holds that a signal ends the daemon within ten seconds and with code 0,
+// also while the database cannot be closed because of a compaction; that a daemon which
+// hangs elsewhere is not called well; and that a failed disk is told at any time.
+func TestAwaitStop(t *testing.T) {
+	broken := errors.New("no space left")
+	for name, test := range map[string]struct {
+		stops    time.Duration // after the signal
+		closes   bool          // all but the database has stopped at the signal
+		fails    time.Duration // when the disk fails, after the signal; 0 is never
+		want     string        // of the error
+		atLatest time.Duration
+	}{
+		"idle":            {stops: time.Second, closes: true, atLatest: time.Second},
+		"in a compaction": {stops: time.Hour, closes: true, atLatest: 10 * time.Second},
+		"hangs":           {stops: time.Hour, want: "not everything stopped", atLatest: 10 * time.Second},
+		"disk fails":      {stops: time.Hour, fails: time.Second, want: "no space left", atLatest: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, signal := context.WithCancel(t.Context())
+				done, closing, fatal := make(chan error, 1), make(chan struct{}), make(chan error, 1)
+				time.AfterFunc(time.Minute, func() {
+					signal()
+					if test.closes {
+						close(closing)
+					}
+					time.AfterFunc(test.stops, func() { done <- nil })
+					if test.fails > 0 {
+						time.AfterFunc(test.fails, func() { fatal <- broken })
+					}
+				})
+				start := time.Now()
+				err := awaitStop(ctx, done, closing, fatal, slog.New(slog.DiscardHandler))
+				if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+					t.Errorf("error %v, want %q", err, test.want)
+				}
+				if took := time.Since(start) - time.Minute; took < 0 || took > test.atLatest {
+					t.Errorf("took %s", took)
+				}
+			})
+		})
+	}
 }
 
 // TestServeGRPCStops holds that a stream that never ends does not keep the daemon

@@ -40,6 +40,7 @@ func TestMain(m *testing.M) {
 //	waitfor URL PATTERN           asks until it answers 200 with a match
 //	get CODE URL                  asks once; what it answers is stdout
 //	terminate NAME                sends SIGTERM to a background program
+//	hold ADDRESS                  begins a request that does not end by itself
 //	damage GLOB                   flips a bit in the middle of the largest file
 func TestScript(t *testing.T) {
 	upstream := newScriptLog(t)
@@ -102,6 +103,13 @@ func TestScript(t *testing.T) {
 				for _, cmd := range ts.BackgroundCmds() {
 					ts.Check(cmd.Process.Signal(syscall.SIGTERM))
 				}
+			},
+			"hold": func(ts *testscript.TestScript, _ bool, args []string) {
+				conn, err := net.Dial("tcp", args[0])
+				ts.Check(err)
+				ts.Defer(func() { conn.Close() })
+				_, err = fmt.Fprint(conn, "POST /backup HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n")
+				ts.Check(err)
 			},
 			"damage": func(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Check(damage(ts.MkAbs(args[0])))

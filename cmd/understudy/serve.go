@@ -81,11 +81,23 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 			select {} // storage must not go on; the process ends now
 		})
 	}()
+	err = awaitStop(ctx, done, closing, fatal, logger)
+	if failed, ok := errors.AsType[*diskError](err); ok {
+		return c.explainFatal(failed.error)
+	}
+	return err
+}
+
+// diskError is what storage reported as fatal.
+type diskError struct{ error }
+
+// awaitStop waits until the daemon is done, or for stopTime after ctx has ended.
+func awaitStop(ctx context.Context, done <-chan error, closing <-chan struct{}, fatal <-chan error, logger *slog.Logger) error {
 	select {
 	case err := <-done:
 		return err
 	case err := <-fatal:
-		return c.explainFatal(err)
+		return &diskError{err}
 	case <-ctx.Done():
 	}
 	logger.Info("stopping")
@@ -93,7 +105,7 @@ func serve(ctx context.Context, c *Config, logger *slog.Logger) error {
 	case err := <-done:
 		return err
 	case err := <-fatal:
-		return c.explainFatal(err)
+		return &diskError{err}
 	case <-time.After(stopTime):
 	}
 	select {
