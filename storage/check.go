@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"sort"
+	"strings"
 
 	"github.com/transparency-dev/formats/log"
 )
@@ -208,29 +210,58 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 		if err == nil {
 			return nil
 		}
-		if err := c.lost(g.size, err); err != nil {
-			return err
-		}
-		hash, err := c.LeafHash(g.size)
-		if err != nil && !errors.As(err, new(*DamageError)) { // compareTile names the tile, once
-			return err
-		}
-		if err := c.addLeaf(g, hash); err != nil {
-			return err
+		for last := c.lastOfBlock(g.size, end, err); g.size <= last; {
+			if err := c.lost(g.size, err); err != nil {
+				return err
+			}
+			hash, err := c.LeafHash(g.size)
+			if err != nil && !errors.As(err, new(*DamageError)) { // compareTile names the tile, once
+				return err
+			}
+			if err := c.addLeaf(g, hash); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
+// lastOfBlock returns the last entry before end that cannot be had for the same reason as
+// an entry whose block cannot be read: all between them are in that block. Each try costs
+// Pebble long, because it looks for the bit that was flipped.
+func (c *checker) lastOfBlock(index, end uint64, err error) uint64 {
+	if !strings.HasPrefix(problemOf(err), unreadable) {
+		return index
+	}
+	same := func(i uint64) bool {
+		_, other := c.Entry(i)
+		return problemOf(other) == problemOf(err)
+	}
+	last, step := index, uint64(1)
+	for last+step < end && same(last+step) {
+		last += step
+		step *= 2
+	}
+	n := sort.Search(int(min(step, end-last)), func(i int) bool { return i > 0 && !same(last+uint64(i)) })
+	return last + uint64(n) - 1
+}
+
+// problemOf returns what a *DamageError says; nothing if err is none.
+func problemOf(err error) string {
+	var damage *DamageError
+	if !errors.As(err, &damage) {
+		return ""
+	}
+	return damage.Problem
+}
+
 // lost notes that an entry cannot be had.
 func (c *checker) lost(index uint64, err error) error {
-	var damage *DamageError
-	if r := &c.run; errors.As(err, &damage) && r.start < r.end && r.end == index && r.number < len(c.report.Problems) {
-		if last := &c.report.Problems[r.number]; last.Problem == damage.Problem {
-			r.end++
-			last.Place = fmt.Sprintf("each of the entries %d to %d", r.start, index)
-			return nil
-		}
+	r := &c.run
+	if r.start < r.end && r.end == index && r.number < len(c.report.Problems) && c.report.Problems[r.number].Problem == problemOf(err) {
+		r.end++
+		c.report.Problems[r.number].Place = fmt.Sprintf("each of the entries %d to %d", r.start, index)
+		return nil
 	}
 	c.run = run{number: len(c.report.Problems), start: index, end: index + 1}
 	return c.note(err)

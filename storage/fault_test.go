@@ -267,6 +267,38 @@ func TestDamagedBlock(t *testing.T) {
 	}
 }
 
+// TestCheckNamesADamagedBlock: the entries that Check names are those of the block, no more
+// and no less. (A block has many; Pebble looks long for the bit that was flipped each time.)
+func TestCheckNamesADamagedBlock(t *testing.T) {
+	unhurried(t)
+	disk := vfs.NewMem()
+	o := Options{FS: disk, manyBytes: 1, CacheBytes: 1}
+	db := createDB(t, o)
+	before := tables(t, disk)
+	extend(t, createTree(t, db, "log"), testEntries(9000))
+	closeDB(t, db)
+	name := slices.DeleteFunc(tables(t, disk), func(name string) bool { return slices.Contains(before, name) })[0]
+	flipByte(t, disk, name, len(readAll(t, disk, name))/2)
+	db = must(Open("data", o))
+	defer closeDB(t, db)
+	tree := openTree(t, db, "log")
+	report, err := tree.Check(context.Background(), CheckOptions{})
+	if err != nil || len(report.Problems) != 1 {
+		t.Fatalf("check: %v, %v", report.Problems, err)
+	}
+	var first, last uint64
+	if _, err := fmt.Sscanf(report.Problems[0].Place, "each of the entries %d to %d", &first, &last); err != nil || last-first < 50 {
+		t.Fatalf("check: %v, %v", report.Problems, err)
+	}
+	v := tree.View()
+	defer v.Close()
+	for index, held := range map[uint64]bool{first - 1: true, first: false, (first + last) / 2: false, last: false, last + 1: true} {
+		if _, err := v.Entry(index); (err == nil) != held {
+			t.Errorf("entry %d of %d to %d: %v", index, first, last, err)
+		}
+	}
+}
+
 // servesDamage opens a damaged disk, if that is possible, and reads everything.
 func servesDamage(t *testing.T, what string, disk *vfs.MemFS, naive *naiveTree, entries [][]byte) (opens, wrong bool) {
 	ctx, reported := context.WithCancel(context.Background())

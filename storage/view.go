@@ -67,6 +67,9 @@ func decodeEntry(dst []byte, index uint64, stored []byte) ([]byte, error) {
 	return entry, nil
 }
 
+// unreadable begins the problem of what stands in a damaged file.
+const unreadable = "cannot be read: "
+
 // readError names what could not be read. A row that must be there and is not is
 // damage; a disk that does not read ends the process.
 func (db *DB) readError(place string, err error) error {
@@ -77,7 +80,7 @@ func (db *DB) readError(place string, err error) error {
 		if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
 			err = fmt.Errorf("%s: %w", info.Path, info.Details)
 		}
-		return &DamageError{Place: place, Problem: "cannot be read: " + err.Error()}
+		return &DamageError{Place: place, Problem: unreadable + err.Error()}
 	}
 	err = fmt.Errorf("read %s: %w", place, err)
 	db.fail(err)
