@@ -17,7 +17,7 @@ const (
 	chunkBundles = 32               // bundles in one commit: each is a file of the database
 	chunkBytes   = 20 << 20         // a commit ends early at this many bytes
 	chunkTime    = 2 * time.Second  // or after this time
-	aheadBundles = 3 * chunkBundles // bundles asked for before they are needed
+	aheadBundles = 2 * chunkBundles // bundles asked for before they are needed
 	aheadBytes   = 64 << 20         // of bundles being read or waiting for their commit
 )
 

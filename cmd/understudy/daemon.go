@@ -226,5 +226,8 @@ func serveGRPC(ctx context.Context, l net.Listener, server *grpc.Server, stopTim
 	cut := time.AfterFunc(stopTime, server.Stop)
 	defer cut.Stop()
 	server.GracefulStop()
-	return <-failed
+	if err := <-failed; err != nil && !errors.Is(err, grpc.ErrServerStopped) { // stopped before it began
+		return fmt.Errorf("serve gRPC on %s: %w", l.Addr(), err)
+	}
+	return nil
 }

@@ -278,3 +278,18 @@ func TestServeGRPCStops(t *testing.T) {
 		t.Error("the stream goes on")
 	}
 }
+
+// TestServeGRPCStopsBeforeItBegins: a signal right after the start is no error.
+func TestServeGRPCStopsBeforeItBegins(t *testing.T) {
+	for range 50 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		if err := serveGRPC(ctx, l, rpc.NewServer(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry()), time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
