@@ -74,6 +74,17 @@ func (r *entryRows) each(yield func(index uint64, hash Hash, stored []byte) erro
 	return nil
 }
 
+// packed says whether the first entries are stored much shorter than they are.
+func (r *entryRows) packed() bool {
+	<-r.ready[0]
+	raw, stored := 0, 0
+	for i := range min(pieceEntries, len(r.entries)) {
+		raw += len(r.entries[i])
+		stored += len(r.stored[i])
+	}
+	return stored < raw-raw/8
+}
+
 // many says whether the entries get a table of their own.
 func (r *entryRows) many() bool { return r.bytes >= r.tree.db.manyBytes }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
 	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -48,7 +49,11 @@ func (e *entryTable) write(rows *entryRows) error {
 	if err != nil {
 		return err
 	}
-	w := sstable.NewWriter(objstorageprovider.NewFileWritable(file), e.db.options.MakeWriterOptions(lastLevel, e.db.pebble.TableFormat()))
+	o := e.db.options.MakeWriterOptions(lastLevel, e.db.pebble.TableFormat())
+	if rows.packed() {
+		o.Compression = block.FastestCompression // the better ones gain next to nothing then
+	}
+	w := sstable.NewWriter(objstorageprovider.NewFileWritable(file), o)
 	err = rows.each(func(index uint64, _ Hash, stored []byte) error {
 		return w.Set(rows.tree.id.entry(index), stored)
 	})
