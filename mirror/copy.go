@@ -103,12 +103,17 @@ func (a *ahead) fetch(ctx context.Context, id bundleID, s *share) ([][]byte, err
 	return entries, err
 }
 
-// take waits for a bundle and forgets it.
-func (a *ahead) take(ctx context.Context, id bundleID) ([][]byte, error) {
+// errNotYet says that a bundle has not arrived in time.
+var errNotYet = errors.New("not yet")
+
+// take waits for a bundle and forgets it; when enough ticks first, it returns errNotYet.
+func (a *ahead) take(ctx context.Context, id bundleID, enough <-chan time.Time) ([][]byte, error) {
 	a.flight.need(id.index)
 	f := a.futures[id]
 	select {
 	case <-f.done:
+	case <-enough:
+		return nil, errNotYet
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -173,14 +178,19 @@ func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, er
 		i = (id.index + 1) * bundleWidth
 	}
 	var entries [][]byte
-	start := time.Now()
-	for bundles := 0; at < size && bundles < chunkBundles && chunk < chunkBytes && time.Since(start) < chunkTime; bundles++ {
+	var enough <-chan time.Time // of the time for a chunk that is not empty
+	end := time.After(chunkTime)
+	for bundles := 0; at < size && bundles < chunkBundles && chunk < chunkBytes; bundles++ {
 		id := bundleAt(at, size)
 		m.ahead.want(ctx, id)
-		bundle, err := m.ahead.take(ctx, id)
+		bundle, err := m.ahead.take(ctx, id, enough)
+		if err == errNotYet {
+			return entries, nil
+		}
 		if err != nil {
 			return entries, err
 		}
+		enough = end
 		for _, entry := range bundle[at%bundleWidth:] {
 			entries = append(entries, entry)
 			chunk += len(entry)

@@ -65,7 +65,7 @@ func TestAheadIsBounded(t *testing.T) {
 						t.Errorf("%d MiB are in use before bundle %d is taken", used>>20, i)
 					}
 				}
-				entries, err := a.take(t.Context(), bundleID{i, bundleWidth})
+				entries, err := a.take(t.Context(), bundleID{i, bundleWidth}, nil)
 				if err != nil || len(entries) != bundleWidth || len(entries[0]) != 1<<16-1 {
 					t.Fatalf("bundle %d: %d entries, %v", i, len(entries), err)
 				}

@@ -236,6 +236,23 @@ func TestResumeFetchesNothingTwice(t *testing.T) {
 	})
 }
 
+// TestSlowBundle: what comes before a bundle that does not arrive is held and proven soon,
+// and not only when that is given up.
+func TestSlowBundle(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, synthetic.Options{}).start().run()
+		s.log.Grow(5000)
+		s.log.Misbehave(synthetic.On(synthetic.Bundle, from(10, synthetic.Hang())))
+		s.settle(2 * poll)
+		s.wantHeld(10 * 256)
+		s.prove(10*256-1, 0)
+		s.log.Misbehave()
+		s.settle(time.Minute)
+		s.wantHeld(5000)
+		s.close()
+	})
+}
+
 // from limits a fault to bundles from an index on.
 func from(bundle int, f synthetic.Fault) synthetic.Fault {
 	return func(q synthetic.Request, a *synthetic.Answer) {
