@@ -30,6 +30,7 @@ type CheckOptions struct {
 type Report struct {
 	Origin      string
 	Head        Head
+	Minimum     uint64 // index of the first entry held
 	Entries     uint64 // entries read and hashed
 	Tiles       uint64
 	Checkpoints uint64
@@ -54,11 +55,11 @@ func (t *Tree) Check(ctx context.Context, o CheckOptions) (Report, error) {
 	if o.MaxProblems == 0 {
 		o.MaxProblems = 100
 	}
-	c := &checker{View: v, o: o, report: Report{Origin: t.origin, Head: v.state.Head, SignaturesChecked: o.Verify != nil}}
+	c := &checker{View: v, o: o, report: Report{Origin: t.origin, Head: v.state.Head, Minimum: v.state.Minimum, SignaturesChecked: o.Verify != nil}}
 	if _, err := rand.Read(c.secret[:]); err != nil {
 		return c.report, err
 	}
-	for _, step := range []func(context.Context) error{c.checkpoints, c.head, c.entries, c.strayTiles, c.leaves} {
+	for _, step := range []func(context.Context) error{c.checkpoints, c.head, c.entries, c.strays, c.leaves} {
 		if err := step(ctx); errors.Is(err, errTooMany) {
 			break
 		} else if err != nil {
@@ -138,6 +139,9 @@ func (c *checker) checkpoint(place string, row Checkpoint) error {
 	// A root that differs from ours is no damage: it may be the evidence of a fork.
 	if c.state.Evidence == nil && row.Size <= c.state.Head.Size {
 		root, err := c.Root(row.Size)
+		if errors.Is(err, ErrBelowMinimum) {
+			return nil
+		}
 		if err != nil {
 			return c.note(err)
 		}
@@ -176,8 +180,12 @@ func (c *checker) head(context.Context) error {
 // entries rebuilds the tree from the entries and holds every tile against it.
 func (c *checker) entries(ctx context.Context) error {
 	size := c.state.Head.Size
-	g := growth{put: c.compareTile}
-	for start := uint64(0); start < size; start = g.size {
+	border, err := c.tree.db.loadEdge(c.snap, c.tree.id, c.state.Minimum)
+	if err != nil {
+		return c.note(err)
+	}
+	g := growth{size: c.state.Minimum, edge: border.clone(), put: c.compareTile}
+	for start := g.size; start < size; start = g.size {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -186,7 +194,7 @@ func (c *checker) entries(ctx context.Context) error {
 			return err
 		}
 		if c.o.Progress != nil {
-			c.o.Progress(g.size, size)
+			c.o.Progress(g.size-c.state.Minimum, size-c.state.Minimum)
 		}
 	}
 	if err := g.finish(); err != nil {
@@ -291,13 +299,14 @@ func (c *checker) compareTile(level int, index uint64, want []byte) error {
 	return nil
 }
 
-// strayTiles looks for tiles and entries beyond the head. Entries right behind it are no
-// problem: a crash left them of an Extend (see entryTable).
-func (c *checker) strayTiles(context.Context) error {
-	size := c.state.Head.Size
+// strays looks for tiles and entries beyond the head or below the minimum index. Entries
+// right behind the one or right before the other are no problem: a crash left them of an
+// Extend or a Prepend (see entryTable).
+func (c *checker) strays(context.Context) error {
+	size, minimum := c.state.Head.Size, c.state.Minimum
 	next := size
-	_, upper := c.tree.id.all(keyEntry)
-	if err := c.table(c.tree.id.entry(size), upper, func(key, _ []byte) error {
+	first, last := c.tree.id.all(keyEntry)
+	if err := c.table(c.tree.id.entry(size), last, func(key, _ []byte) error {
 		index, _ := lastUint64(key)
 		if index == next {
 			next++
@@ -306,6 +315,24 @@ func (c *checker) strayTiles(context.Context) error {
 		return c.problem(fmt.Sprintf("entry %d", index), "stands beyond the head")
 	}); err != nil {
 		return err
+	}
+	var below run
+	if err := c.table(first, c.tree.id.entry(minimum), func(key, _ []byte) error {
+		index, _ := lastUint64(key)
+		if index == below.end {
+			below.end++
+			return nil
+		}
+		gap := below
+		below = run{start: index, end: index + 1}
+		return c.below(gap)
+	}); err != nil {
+		return err
+	}
+	if below.end != minimum {
+		if err := c.below(below); err != nil {
+			return err
+		}
 	}
 	lower, upper := c.tree.id.all(keyTile)
 	return c.table(lower, upper, func(key, value []byte) error {
@@ -316,8 +343,18 @@ func (c *checker) strayTiles(context.Context) error {
 		if width := widthAt(size, level, index); len(value) > width*HashSize || width == 0 {
 			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "stands beyond the head")
 		}
+		if index < firstTile(minimum, level) {
+			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "stands below the minimum index")
+		}
 		return nil
 	})
+}
+
+func (c *checker) below(r run) error {
+	if r.start == r.end {
+		return nil
+	}
+	return c.problem(fmt.Sprintf("each of the entries %d to %d", r.start, r.end-1), "stands below the minimum index %d", c.state.Minimum)
 }
 
 // leaves holds the leaf index against the entries, as sets: both are read in their own
@@ -339,6 +376,9 @@ func (c *checker) leaves(ctx context.Context) error {
 		if index >= c.state.Head.Size {
 			return c.problem("leaf index", "has a row for entry %d, beyond the head", index)
 		}
+		if index < c.state.Minimum {
+			return c.problem("leaf index", "has a row for entry %d, below the minimum index", index)
+		}
 		if hash, err := c.LeafHash(index); err != nil {
 			unknown = true
 			return c.note(err)
@@ -349,7 +389,7 @@ func (c *checker) leaves(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	for index := range c.state.Head.Size {
+	for index := c.state.Minimum; index < c.state.Head.Size; index++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

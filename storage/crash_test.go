@@ -56,6 +56,17 @@ func TestCrashAtEveryWrite(t *testing.T) {
 		s.tables = true
 		crashEverywhere(t, vfs.NewCrashableMem(), s)
 	})
+	t.Run("window", func(t *testing.T) { crashEverywhere(t, vfs.NewCrashableMem(), windowLife(2*tileWidth, 900)) })
+	t.Run("window, in tables", func(t *testing.T) {
+		s := windowLife(2*tileWidth, 900)
+		s.tables = true
+		crashEverywhere(t, vfs.NewCrashableMem(), s)
+	})
+	t.Run("window with upper tiles, in tables", func(t *testing.T) {
+		s := windowLife(maxPrepend+tileWidth, maxPrepend+300)
+		s.tables = true
+		crashEverywhere(t, vfs.NewCrashableMem(), s)
+	})
 	t.Run("third level, in tables", func(t *testing.T) {
 		base, s := bigLife(t)
 		s.tables = true
@@ -136,6 +147,36 @@ func bigLife(t *testing.T) (*vfs.MemFS, script) {
 	}
 	closeDB(t, db)
 	return base, script{dir: "data", long: true, steps: []step{to(held, crossed), to(crossed, signed-1), to(signed-1, signed), flush}}
+}
+
+// windowLife begins in the middle of a log and grows to both sides: by two bundles to the
+// left, and then by one, which takes it down to the first entry of a small log.
+func windowLife(minimum, signed uint64) script {
+	entries := testEntries(int(signed))
+	naive := newNaiveTree(entries)
+	pending := note("upstream", naive.head(signed), "s")
+	prepend := func(to uint64) step {
+		return on("upstream", fmt.Sprintf("prepend to %d", to), func(tree *Tree) error {
+			return naive.prepend(tree, to, entries[to:tree.State().Minimum])
+		})
+	}
+	extend := func(to uint64) step {
+		return on("upstream", fmt.Sprintf("extend to %d", to), func(tree *Tree) error {
+			held := tree.State().Head.Size
+			return second(tree.Extend(entries[held:to], under(pending, naive.consistency(to, signed))))
+		})
+	}
+	return script{dir: "data", long: true, steps: []step{
+		{"create tree", func(db *DB) error { return second(db.CreateTree("upstream")) }},
+		on("upstream", "checkpoint", func(tree *Tree) error { return second(tree.Advance(pending, nil, nil)) }),
+		on("upstream", "begin", func(tree *Tree) error { return naive.begin(tree, minimum) }),
+		extend(minimum + 10),
+		prepend(minimum - tileWidth),
+		extend(signed),
+		flush,
+		prepend(minimum - 2*tileWidth),
+		compact,
+	}}
 }
 
 func on(origin, name string, do func(*Tree) error) step {

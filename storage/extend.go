@@ -28,6 +28,8 @@ var (
 	ErrQuarantined = errors.New("log is quarantined")
 	// ErrNotHeld: the entries or hashes asked for are beyond what is held.
 	ErrNotHeld = errors.New("not held")
+	// ErrBelowMinimum: what is asked for lies before the window on the log.
+	ErrBelowMinimum = errors.New("below the minimum index")
 )
 
 // A Seal is what ties the next head to a signed checkpoint.
@@ -132,7 +134,7 @@ func (s *State) sealed(next Head, seal Seal) (*State, error) {
 	if err := verifyPrecedes(next, c.Head, seal.Precedes); err != nil {
 		return nil, err
 	}
-	n := &State{Head: next, Pending: c, Mirrored: s.Mirrored, precedes: seal.Precedes}
+	n := &State{Head: next, Minimum: s.Minimum, Pending: c, Mirrored: s.Mirrored, precedes: seal.Precedes}
 	n.settle()
 	return n, nil
 }
@@ -145,26 +147,32 @@ func (s *State) settle() {
 }
 
 // stage puts rows into a batch, and the tiles that they change, and returns the tree's new
-// border. Entries that go into a table are left out.
+// border.
 func (t *Tree) stage(b *pebble.Batch, rows *entryRows) (edge, error) {
 	g := growth{size: rows.start, edge: t.edge.clone(), put: func(level int, index uint64, raw []byte) error {
 		return b.Set(t.id.tile(level, index), raw, nil)
 	}}
+	if err := t.stageRows(b, rows, func(hash Hash) error { return g.add(0, hash) }); err != nil {
+		return nil, err
+	}
+	return g.edge, g.finish()
+}
+
+// stageRows puts rows and their leaf index into a batch, and calls yield for each in order.
+// Entries that go into a table are left out.
+func (t *Tree) stageRows(b *pebble.Batch, rows *entryRows, yield func(Hash) error) error {
 	err := rows.each(func(index uint64, hash Hash, stored []byte) error {
 		if !rows.many() {
 			if err := b.Set(t.id.entry(index), stored, nil); err != nil {
 				return err
 			}
 		}
-		return g.add(0, hash)
+		return yield(hash)
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := t.stageLeaves(b, rows); err != nil {
-		return nil, err
-	}
-	return g.edge, g.finish()
+	return t.stageLeaves(b, rows)
 }
 
 // stageLeaves puts the leaf index of rows into a batch, sorted: the memtable takes neighbours
@@ -220,7 +228,7 @@ func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, er
 			return nil, err
 		}
 	}
-	s := &State{Head: old.Head, Pending: c, Mirrored: old.Mirrored, precedes: precedes}
+	s := &State{Head: old.Head, Minimum: old.Minimum, Pending: c, Mirrored: old.Mirrored, precedes: precedes}
 	s.settle()
 	b := t.db.pebble.NewBatch()
 	defer b.Close()

@@ -17,7 +17,7 @@ type model struct {
 	upstream [][]byte // entries of the log that is copied, a prefix of which is held
 	naive    *naiveTree
 
-	held              uint64
+	minimum, held     uint64
 	pending, mirrored Checkpoint
 	archive           map[string]Checkpoint // by text
 	quarantined       bool
@@ -57,6 +57,8 @@ func TestAgainstModel(t *testing.T) {
 			"advance":     b.advance,
 			"extend":      b.extend,
 			"extend more": b.extend,
+			"begin":       b.begin,
+			"prepend":     b.prepend,
 			"sign":        b.sign,
 			"sign again":  b.signAgain,
 			"wrong proof": b.wrongProof,
@@ -138,6 +140,36 @@ func (b *beside) extend(t *rapid.T) {
 	_, err := b.tree.Extend(b.upstream[b.held:size], under(b.pending, b.naive.consistency(size, b.pending.Size)))
 	if b.accepted(t, err) {
 		b.became(size, b.pending)
+	}
+}
+
+// begin opens a window.
+func (b *beside) begin(t *rapid.T) {
+	if b.held > 0 || b.pending.Size < tileWidth {
+		t.Skip("no place for a window")
+	}
+	minimum := tileWidth * rapid.Uint64Range(1, b.pending.Size/tileWidth).Draw(t, "minimum in bundles")
+	if b.accepted(t, b.naive.begin(b.tree, minimum)) {
+		b.minimum = minimum
+		b.became(minimum, b.pending)
+	}
+}
+
+// prepend grows the window to the left, once with right entries and once with a wrong one.
+func (b *beside) prepend(t *rapid.T) {
+	if b.minimum == 0 {
+		t.Skip("no window")
+	}
+	to := tileWidth * rapid.Uint64Range(0, b.minimum/tileWidth-1).Draw(t, "to bundle")
+	entries := slices.Clone(b.upstream[to:b.minimum])
+	at := rapid.IntRange(0, len(entries)-1).Draw(t, "entry")
+	entries[at] = []byte("forged")
+	if err := b.naive.prepend(b.tree, to, entries); !b.quarantined {
+		refused(t, err, ErrInconsistent)
+	}
+	entries[at] = b.upstream[to+uint64(at)]
+	if b.accepted(t, b.naive.prepend(b.tree, to, entries)) {
+		b.minimum = to
 	}
 }
 
@@ -273,8 +305,8 @@ func (b *beside) holds(t *rapid.T, tree *Tree) {
 	t.Helper()
 	checkTree(t, tree)
 	s := tree.State()
-	if s.Head != b.naive.head(b.held) || (s.Evidence != nil) != b.quarantined {
-		t.Fatalf("head is %+v, want size %d; evidence %v", s.Head, b.held, s.Evidence)
+	if s.Head != b.naive.head(b.held) || s.Minimum != b.minimum || (s.Evidence != nil) != b.quarantined {
+		t.Fatalf("head is %+v from %d on, want size %d from %d on; evidence %v", s.Head, s.Minimum, b.held, b.minimum, s.Evidence)
 	}
 	same(t, "pending checkpoint", s.Pending, b.pending)
 	same(t, "mirror checkpoint", s.Mirrored, b.mirrored)
@@ -288,14 +320,14 @@ func (b *beside) holds(t *rapid.T, tree *Tree) {
 	}); err != nil || rows != len(b.archive) {
 		t.Fatalf("archive has %d rows, %v, want %d", rows, err, len(b.archive))
 	}
-	if b.held == 0 {
+	if b.held == b.minimum {
 		return
 	}
-	i := rapid.Uint64Range(0, b.held-1).Draw(t, "index")
+	i := rapid.Uint64Range(b.minimum, b.held-1).Draw(t, "index")
 	if got, err := v.Entry(i); err != nil || !bytes.Equal(got, b.upstream[i]) {
 		t.Fatalf("entry %d is %q, %v", i, got, err)
 	}
-	first := uint64(slices.Index(b.naive.leaves, b.naive.leaves[i]))
+	first := b.minimum + uint64(slices.Index(b.naive.leaves[b.minimum:], b.naive.leaves[i]))
 	if got, ok, err := v.Index(b.naive.leaves[i]); err != nil || !ok || got != first {
 		t.Fatalf("index of entry %d is %d, %v, %v, want %d", i, got, ok, err, first)
 	}

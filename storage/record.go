@@ -49,8 +49,12 @@ type Evidence struct {
 
 // State is what a tree holds at one moment. It is immutable.
 type State struct {
-	// Head is the tree of all entries held: [0, Head.Size).
+	// Head is the tree that is held: the entries [Minimum, Head.Size), and every hash that
+	// proves them.
 	Head Head
+	// Minimum is the index of the first entry held, a multiple of 256: 0, or where the
+	// window on the log begins.
+	Minimum uint64
 	// Pending is the newest verified checkpoint; Head equals or precedes it.
 	Pending Checkpoint
 	// Mirrored is the newest checkpoint whose every entry is held.
@@ -78,7 +82,10 @@ func (s *State) known() map[span]Hash {
 // Record codec. A record is a version byte and fields of fixed order; variable parts
 // are length-prefixed with 4 bytes. Parsing is strict: no trailing bytes.
 
-const recordVersion = 1
+const (
+	recordVersion = 1
+	headVersion   = 2 // version 1 had no minimum index
+)
 
 type encoder []byte
 
@@ -186,8 +193,9 @@ func (d *decoder) ref() checkpointRef {
 
 func encodeState(s *State) []byte {
 	var e encoder
-	e.byte(recordVersion)
+	e.byte(headVersion)
 	e.head(s.Head)
+	e.uint64(s.Minimum)
 	e.ref(s.Pending.ref())
 	e.ref(s.Mirrored.ref())
 	e.hashes(s.precedes)
@@ -198,13 +206,23 @@ func encodeState(s *State) []byte {
 // rows of their own.
 func decodeState(b []byte) (s State, pending, mirrored checkpointRef, err error) {
 	d := decoder{rest: b}
-	if v := d.byte(); v != recordVersion {
+	v := d.byte()
+	if v != recordVersion && v != headVersion {
 		return s, pending, mirrored, fmt.Errorf("head record has version %d: %w", v, errRecord)
 	}
 	s.Head = d.head()
+	if v == headVersion {
+		s.Minimum = d.uint64()
+	}
 	pending, mirrored = d.ref(), d.ref()
 	s.precedes = d.hashes()
-	return s, pending, mirrored, d.end()
+	if err := d.end(); err != nil {
+		return s, pending, mirrored, err
+	}
+	if s.Minimum > s.Head.Size || s.Minimum%tileWidth != 0 {
+		return s, pending, mirrored, fmt.Errorf("minimum index %d in a tree of size %d: %w", s.Minimum, s.Head.Size, errRecord)
+	}
+	return s, pending, mirrored, nil
 }
 
 func encodeCheckpoint(c Checkpoint) []byte {

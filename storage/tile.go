@@ -86,7 +86,7 @@ func widthAt(size uint64, level int, index uint64) int {
 type edge [][]byte
 
 // loadEdge reads the border of the tree of the given size.
-func (db *DB) loadEdge(id treeID, size uint64) (edge, error) {
+func (db *DB) loadEdge(r pebble.Reader, id treeID, size uint64) (edge, error) {
 	var e edge
 	for level := 0; size>>(tileHeight*level) > 0 && level < tileHeight; level++ {
 		index := size >> (tileHeight * (level + 1))
@@ -95,7 +95,7 @@ func (db *DB) loadEdge(id treeID, size uint64) (edge, error) {
 			e = append(e, nil)
 			continue
 		}
-		raw, err := db.readTile(db.pebble, id, level, index, width)
+		raw, err := db.readTile(r, id, level, index, width)
 		if err != nil {
 			return nil, err
 		}

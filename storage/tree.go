@@ -40,7 +40,7 @@ func loadTree(db *DB, origin string, id treeID) (*Tree, error) {
 		return nil, err
 	}
 	t := newTree(db, origin, id, s)
-	if t.edge, err = db.loadEdge(id, s.Head.Size); err != nil {
+	if t.edge, err = db.loadEdge(db.pebble, id, s.Head.Size); err != nil {
 		return nil, err
 	}
 	if root := t.edge.root(); root != s.Head.Root {

@@ -46,10 +46,10 @@ func (v *View) Close() { v.snap.Close() }
 // State returns what the tree held when the view was made.
 func (v *View) State() *State { return v.state }
 
-// Entry returns the entry at an index, or ErrNotHeld.
+// Entry returns the entry at an index, or ErrNotHeld or ErrBelowMinimum.
 func (v *View) Entry(index uint64) ([]byte, error) {
-	if index >= v.state.Head.Size {
-		return nil, ErrNotHeld
+	if err := v.state.holds(index); err != nil {
+		return nil, err
 	}
 	raw, err := get(v.snap, v.tree.id.entry(index))
 	if err != nil {
@@ -108,14 +108,17 @@ func (v *View) rows(lower, upper []byte, place func() string, yield func(key, va
 }
 
 // Entries calls yield for the entries [start, end) in order. The slice is valid only
-// during the call. It returns ErrNotHeld if end is beyond what is held, and stops at
-// the first error of yield.
+// during the call. It returns ErrNotHeld or ErrBelowMinimum unless all of them are held,
+// and stops at the first error of yield.
 func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte) error) error {
 	if start > end || end > v.state.Head.Size {
 		return ErrNotHeld
 	}
 	if start == end {
 		return nil
+	}
+	if err := v.state.holds(start); err != nil {
+		return err
 	}
 	next, entry := start, []byte(nil)
 	place := func() string { return fmt.Sprintf("entry %d", next) }
@@ -140,11 +143,11 @@ func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte)
 }
 
 // Bundle returns the entry bundle (https://c2sp.org/tlog-tiles) of an index, with
-// width entries: 256, or fewer for a partial bundle. It returns ErrNotHeld or an
-// *OversizedEntryError.
+// width entries: 256, or fewer for a partial bundle. It returns ErrNotHeld,
+// ErrBelowMinimum or an *OversizedEntryError.
 func (v *View) Bundle(index uint64, width int) ([]byte, error) {
-	if !v.holdsTile(0, index, width) {
-		return nil, ErrNotHeld
+	if err := v.holdsTile(0, index, width); err != nil {
+		return nil, err
 	}
 	start := index * tileWidth
 	bundle := make([]byte, 0, 2048*width)
@@ -162,10 +165,11 @@ func (v *View) Bundle(index uint64, width int) ([]byte, error) {
 }
 
 // Tile returns width hashes of a hash tile (https://c2sp.org/tlog-tiles), 32 bytes
-// each, or ErrNotHeld.
+// each, or ErrNotHeld or ErrBelowMinimum. Of tiles that begin before the window those are
+// held whole that reach into it.
 func (v *View) Tile(level int, index uint64, width int) ([]byte, error) {
-	if !v.holdsTile(level, index, width) {
-		return nil, ErrNotHeld
+	if err := v.holdsTile(level, index, width); err != nil {
+		return nil, err
 	}
 	raw, err := v.tree.db.readTile(v.snap, v.tree.id, level, index, width)
 	if err != nil {
@@ -174,17 +178,37 @@ func (v *View) Tile(level int, index uint64, width int) ([]byte, error) {
 	return raw[:width*HashSize], nil
 }
 
-func (v *View) holdsTile(level int, index uint64, width int) bool {
-	return level >= 0 && width > 0 && width <= widthAt(v.state.Head.Size, level, index)
+// holds says whether an entry is held: nil, ErrNotHeld or ErrBelowMinimum.
+func (s *State) holds(index uint64) error {
+	switch {
+	case index >= s.Head.Size:
+		return ErrNotHeld
+	case index < s.Minimum:
+		return ErrBelowMinimum
+	}
+	return nil
 }
 
-// node returns the hash of a complete subtree, or ErrNotHeld.
+func (v *View) holdsTile(level int, index uint64, width int) error {
+	switch {
+	case level < 0 || width <= 0 || width > widthAt(v.state.Head.Size, level, index):
+		return ErrNotHeld
+	case index < firstTile(v.state.Minimum, level):
+		return ErrBelowMinimum
+	}
+	return nil
+}
+
+// node returns the hash of a complete subtree, or ErrNotHeld or ErrBelowMinimum.
 func (v *View) node(level int, index uint64) (Hash, error) {
 	size := v.state.Head.Size
 	if level >= 64 || index >= size>>level {
 		return Hash{}, ErrNotHeld
 	}
 	tileLevel, height := level/tileHeight, level%tileHeight
+	if index>>(tileHeight-height) < firstTile(v.state.Minimum, tileLevel) {
+		return Hash{}, ErrBelowMinimum
+	}
 	t, err := v.expandedTile(tileLevel, index>>(tileHeight-height))
 	if err != nil {
 		return Hash{}, err
@@ -208,10 +232,10 @@ func (v *View) expandedTile(level int, index uint64) (*expandedTile, error) {
 	return t, nil
 }
 
-// LeafHash returns the leaf hash of the entry at an index, or ErrNotHeld.
+// LeafHash returns the leaf hash of the entry at an index, or ErrNotHeld or ErrBelowMinimum.
 func (v *View) LeafHash(index uint64) (Hash, error) { return v.node(0, index) }
 
-// Index returns the lowest index of an entry with this leaf hash.
+// Index returns the lowest index of an entry held with this leaf hash.
 func (v *View) Index(leaf Hash) (index uint64, ok bool, err error) {
 	lower, upper := v.tree.id.leafRange(leaf)
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
@@ -226,6 +250,9 @@ func (v *View) Index(leaf Hash) (index uint64, ok bool, err error) {
 		}
 		if index >= v.state.Head.Size {
 			break // committed after the view was made
+		}
+		if index < v.state.Minimum {
+			continue // likewise
 		}
 		if held, err := v.LeafHash(index); err != nil {
 			return 0, false, err
@@ -254,7 +281,7 @@ func (v *View) covers(size uint64) (map[span]Hash, error) {
 }
 
 // Root returns the root of the tree of a size: any size that is held, or that of the
-// pending checkpoint. It returns ErrNotHeld for others.
+// pending checkpoint. It returns ErrNotHeld or ErrBelowMinimum for others.
 func (v *View) Root(size uint64) (Hash, error) {
 	switch {
 	case size == v.state.Head.Size:
@@ -263,16 +290,18 @@ func (v *View) Root(size uint64) (Hash, error) {
 		return v.state.Pending.Root, nil
 	case size > v.state.Head.Size:
 		return Hash{}, ErrNotHeld
+	case 0 < size && size < v.state.Minimum:
+		return Hash{}, ErrBelowMinimum
 	}
 	return RootHash(size, v.node)
 }
 
 // InclusionProof returns the audit path of a held entry in the tree of a size (RFC
 // 6962, section 2.1.1): any size that is held, or that of the pending checkpoint. It
-// returns ErrNotHeld for others.
+// returns ErrNotHeld or ErrBelowMinimum for others.
 func (v *View) InclusionProof(index, size uint64) ([]Hash, error) {
-	if index >= v.state.Head.Size {
-		return nil, ErrNotHeld
+	if err := v.state.holds(index); err != nil {
+		return nil, err
 	}
 	if index >= size {
 		return nil, fmt.Errorf("index %d is outside a tree of size %d", index, size)
@@ -286,8 +315,8 @@ func (v *View) InclusionProof(index, size uint64) ([]Hash, error) {
 
 // ConsistencyProof returns the proof that the tree of size first is a prefix of the
 // tree of size last (RFC 6962, section 2.1.2). last is a size that is held or that of
-// the pending checkpoint, first is a size that is held or last. It returns ErrNotHeld
-// for others.
+// the pending checkpoint, first is a size that is held or last. It returns ErrNotHeld or
+// ErrBelowMinimum for others.
 func (v *View) ConsistencyProof(first, last uint64) ([]Hash, error) {
 	if first > last {
 		return nil, fmt.Errorf("first size %d is greater than last size %d", first, last)
@@ -303,6 +332,9 @@ func (v *View) ConsistencyProof(first, last uint64) ([]Hash, error) {
 	if first > v.state.Head.Size {
 		return nil, ErrNotHeld
 	}
+	if first < v.state.Minimum {
+		return nil, ErrBelowMinimum
+	}
 	return spanHashes(consistencySpans(first, last), known, v.node)
 }
 
@@ -313,7 +345,7 @@ func (v *View) Checkpoint(size uint64) (c Checkpoint, ok bool, err error) {
 		return p, true, nil
 	}
 	root, err := v.Root(size)
-	if errors.Is(err, ErrNotHeld) {
+	if errors.Is(err, ErrNotHeld) || errors.Is(err, ErrBelowMinimum) {
 		return Checkpoint{}, false, nil
 	}
 	if err != nil {
