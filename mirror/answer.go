@@ -160,6 +160,11 @@ func (a *answer) damaged(err error) error {
 	return r
 }
 
+// below refuses what lies before the window on the log.
+func (a *answer) below(what string, n uint64) *Refusal {
+	return a.refuse(Unavailable, ReasonBelowMinimumIndex, "%s %d lies below the minimum index %d: this mirror holds the log from there on; ask upstream, or a mirror that holds more", what, n, a.state.Minimum)
+}
+
 // resolve returns the index and leaf hash of a held entry.
 func (a *answer) resolve(ref Ref) (uint64, storage.Hash, error) {
 	if ref.LeafHash == nil {
@@ -167,6 +172,9 @@ func (a *answer) resolve(ref Ref) (uint64, storage.Hash, error) {
 			return 0, storage.Hash{}, a.beyond("index", ref.Index, a.state.Pending.Size, ref.Index >= a.state.Pending.Size)
 		}
 		hash, err := a.LeafHash(ref.Index)
+		if errors.Is(err, storage.ErrBelowMinimum) {
+			err = a.below("index", ref.Index)
+		}
 		return ref.Index, hash, err
 	}
 	index, ok, err := a.Index(*ref.LeafHash)
@@ -175,6 +183,8 @@ func (a *answer) resolve(ref Ref) (uint64, storage.Hash, error) {
 		return 0, storage.Hash{}, err
 	case ok:
 		return index, *ref.LeafHash, nil
+	case a.state.Minimum > 0:
+		return 0, storage.Hash{}, a.refuse(Unavailable, ReasonBelowMinimumIndex, "no entry with the leaf hash %v is held, and it may lie below the minimum index %d: this mirror holds the log from there on", *ref.LeafHash, a.state.Minimum)
 	case a.final() && a.state.Head == a.state.Pending.Head:
 		return 0, storage.Hash{}, a.refuse(NotFound, ReasonNotFound, "no entry of the log has the leaf hash %v", *ref.LeafHash)
 	}
@@ -193,6 +203,9 @@ func (a *answer) head(size uint64) (TreeHead, error) {
 	root, err := a.Root(size)
 	if errors.Is(err, storage.ErrNotHeld) {
 		return TreeHead{}, a.beyond("tree size", size, a.state.Pending.Size, size > a.state.Pending.Size)
+	}
+	if errors.Is(err, storage.ErrBelowMinimum) {
+		return TreeHead{}, a.below("tree size", size)
 	}
 	if err != nil {
 		return TreeHead{}, err
@@ -271,6 +284,9 @@ func (m *Mirror) page(start, end uint64) ([]Entry, Freshness, error) {
 	a := m.answer()
 	defer a.Close()
 	entries, size := make([]Entry, 0, end-start), 0
+	if start < a.state.Minimum {
+		return nil, a.fresh, a.below("index", start)
+	}
 	err := a.View.Entries(start, end, func(index uint64, body []byte) error {
 		if size >= pageBytes {
 			return errPageFull

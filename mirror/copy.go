@@ -44,8 +44,8 @@ type future struct {
 	share   share // of the bytes of entries; nothing after an error
 }
 
-func newAhead(source *tiles) *ahead {
-	return &ahead{source: source, flight: newFlight(parallel, aheadBytes), futures: map[bundleID]*future{}}
+func newAhead(source *tiles, flight *flight) *ahead {
+	return &ahead{source: source, flight: flight, futures: map[bundleID]*future{}}
 }
 
 // reset forgets every bundle, and waits until no request is under way.
@@ -203,13 +203,13 @@ func (m *Mirror) fetchChunk(ctx context.Context, s *storage.State) ([][]byte, er
 // pendingTree returns the authenticated tree of the pending checkpoint.
 func (m *Mirror) pendingTree(ctx context.Context, s *storage.State) (*upstreamTree, error) {
 	if m.proof == nil || m.proof.head != s.Pending.Head {
-		tree, err := newUpstreamTree(ctx, m.source, s.Pending.Head)
+		tree, err := newUpstreamTree(ctx, m.tail.tiles, s.Pending.Head)
 		if err != nil {
 			return nil, err
 		}
 		m.proof = tree
 	}
-	return m.proof.at(ctx), nil
+	return m.proof.at(ctx, m.tail.tiles), nil
 }
 
 // blame finds the bundle that made a chunk fail.

@@ -46,11 +46,11 @@ func TestAheadIsBounded(t *testing.T) {
 			transport := newTransport()
 			transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
 			defer transport.CloseIdleConnections()
-			source, err := newTiles(Config{URL: server.URL, RequestsPerSecond: 1e6, HTTPClient: &http.Client{Transport: transport}}, func(bool) {})
+			source, err := newTiles(Config{RequestsPerSecond: 1e6, HTTPClient: &http.Client{Transport: transport}}, server.URL, func(bool) {})
 			if err != nil {
 				t.Fatal(err)
 			}
-			a := newAhead(source)
+			a := newAhead(source, newFlight(parallel, aheadBytes))
 			defer a.reset()
 			before := heap()
 			for i := range uint64(bundles) {

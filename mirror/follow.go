@@ -27,7 +27,8 @@ func (e *ForkError) Error() string { return "quarantined: " + e.Evidence.Reason 
 
 // poll reads upstream's checkpoint and, if it is a good one, makes it pending.
 func (m *Mirror) poll(ctx context.Context) error {
-	raw, err := m.source.checkpoint(ctx)
+	m.read(m.places[0])
+	raw, err := m.tail.checkpoint(ctx)
 	if err == nil {
 		err = m.accept(ctx, raw)
 	}
@@ -35,6 +36,35 @@ func (m *Mirror) poll(ctx context.Context) error {
 		m.polled(err)
 	}
 	return err
+}
+
+// pollCopies takes the checkpoint of the first copy that has one as new as the pending one,
+// or newer. Its age stays what it was: a copy cannot vouch for upstream.
+func (m *Mirror) pollCopies(ctx context.Context) (found bool) {
+	for _, p := range m.copies() {
+		m.read(p)
+		raw, err := p.checkpoint(ctx)
+		if err == nil {
+			err = m.accept(ctx, raw)
+		}
+		var (
+			behind *RollbackError
+			fork   *ForkError
+			broken *storageError
+		)
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case err == nil:
+			m.served(p)
+			return true
+		case errors.As(err, &fork) || errors.As(err, &broken):
+			return false // the next round meets it again
+		case !errors.As(err, &behind):
+			m.setAside(p, err)
+		}
+	}
+	return false
 }
 
 // accept takes a checkpoint that is new to us: it verifies the signature, then that the
@@ -47,6 +77,11 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 	now := time.Now()
 	next := storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw, FirstSeen: now, LastSeen: now}
 	s := m.tree.State()
+	if !m.tail.upstream { // which vouched for it we do not know when
+		if next.LastSeen = s.Pending.LastSeen; s.Pending.Raw == nil {
+			next.LastSeen = time.Unix(0, 0)
+		}
+	}
 	switch {
 	case s.Pending.Raw == nil:
 		return m.first(ctx, c, next)
@@ -56,6 +91,8 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 		return m.quarantine(s.Pending.Raw, next, storage.Evidence{
 			Reason: fmt.Sprintf("two roots are signed for size %d: %v and %v", c.Size, s.Pending.Root, next.Root),
 		})
+	case c.Size == s.Pending.Size && sameText(raw, s.Pending.Raw) && !m.tail.upstream:
+		return nil
 	case c.Size == s.Pending.Size && sameText(raw, s.Pending.Raw):
 		if err := m.tree.Seen(now); err != nil {
 			return &storageError{err}
@@ -75,7 +112,7 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 // what it cannot show is not believed, or its mistake would make every later, honest
 // checkpoint look like a fork.
 func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Checkpoint) error {
-	tree, err := newUpstreamTree(ctx, m.source, next.Head)
+	tree, err := newUpstreamTree(ctx, m.tail.tiles, next.Head)
 	if err != nil {
 		return err
 	}
@@ -90,7 +127,7 @@ func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Ch
 // authenticated by the new checkpoint, so if they give another root for the old size
 // than the old checkpoint, that is a fork and no accident.
 func (m *Mirror) newer(ctx context.Context, s *storage.State, c *trust.Checkpoint, next storage.Checkpoint) error {
-	tree, err := newUpstreamTree(ctx, m.source, next.Head)
+	tree, err := newUpstreamTree(ctx, m.tail.tiles, next.Head)
 	if err != nil {
 		return err
 	}
@@ -137,7 +174,7 @@ func (m *Mirror) compare(tree *upstreamTree, smaller, larger, seen storage.Check
 // trees agree, a fork if they do not.
 func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Checkpoint) error {
 	rollback := &RollbackError{Size: next.Size, Newest: s.Pending.Size}
-	if next.Size > s.Head.Size {
+	if next.Size > s.Head.Size || next.Size < s.Minimum {
 		tree, err := m.pendingTree(ctx, s)
 		if err != nil {
 			return fmt.Errorf("%w (and cannot be compared: %w)", rollback, err)
@@ -147,6 +184,9 @@ func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Check
 		}
 	} else if err := m.compareHeld(s, next); err != nil {
 		return err
+	}
+	if !m.tail.upstream {
+		return rollback // it lags, as copies do
 	}
 	if err := m.tree.Archive(next); err != nil {
 		return &storageError{err}

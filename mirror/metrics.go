@@ -104,6 +104,7 @@ func stateDescs(log string) []stateDesc {
 		gauge("frozen", "1 after upstream ended the log.", func(s Status) float64 { return flag(s.UpstreamState == UpstreamFrozen) }),
 		gauge("checkpoint_age_seconds", "Time since upstream last vouched for the newest checkpoint.", func(s Status) float64 { return s.CheckpointAge }),
 		gauge("tree_size", "Size of the newest verified checkpoint, in entries.", func(s Status) float64 { return float64(s.TreeSize) }),
+		gauge("minimum_index", "First index held.", func(s Status) float64 { return float64(s.MinimumIndex) }),
 		gauge("next_index", "First index not held.", func(s Status) float64 { return float64(s.NextIndex) }),
 		gauge("mirror_size", "Size of the newest checkpoint whose every entry is held.", func(s Status) float64 { return float64(s.MirrorSize) }),
 	}

@@ -26,9 +26,11 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
@@ -54,8 +56,20 @@ type Config struct {
 	Origin string
 	// URL is the prefix of the upstream's tlog-tiles API.
 	URL string
+	// Copies are the prefixes of other places that have the log, such as other
+	// Understudies. History is fetched from them first, and everything while upstream is
+	// away. They are not trusted.
+	Copies []string
 	// Tree is where the log is kept.
 	Tree *storage.Tree
+
+	// MinimumIndex, a multiple of 256, is where a copy that has yet to begin begins; or
+	// LastEntries makes it about so many entries before the end of the log. Both 0: at the
+	// first entry.
+	MinimumIndex, LastEntries uint64
+	// HistoryTo is the index, a multiple of 256, down to which a copy that began later then
+	// grows backwards; NoHistory: it does not.
+	HistoryTo uint64
 
 	Poll              time.Duration // between two polls; 0 is DefaultPoll
 	RequestsPerSecond float64       // budget for upstream; 0 is DefaultRequestsPerSecond
@@ -71,19 +85,26 @@ type Config struct {
 type Mirror struct {
 	cfg    Config
 	tree   *storage.Tree
-	source *tiles
+	places []*place // upstream is the first
 	logger *slog.Logger
 
-	// Owned by Run.
+	// Owned by follow.
 	keys  []trust.Key
+	tail  *place // that is read
 	ahead *ahead
 	proof *upstreamTree // of the pending checkpoint; nil until needed
+
+	tailBusy atomic.Bool // the tail is being copied; history waits
 
 	mu       sync.Mutex // guards the fields below; never held during I/O
 	liveness liveness
 	problem  *Problem
 	progress progress
 	frozen   bool
+	backward struct {
+		problem  *Problem
+		progress progress
+	}
 }
 
 // New returns the mirror of a log. It does no I/O.
@@ -105,10 +126,10 @@ func New(cfg Config) (*Mirror, error) {
 	}
 	m := &Mirror{cfg: cfg, tree: cfg.Tree, logger: cfg.Logger.With("log", cfg.Name)}
 	var err error
-	if m.source, err = newTiles(cfg, m.answered); err != nil {
+	if m.places, err = newPlaces(cfg, m.answered); err != nil {
 		return nil, err
 	}
-	m.ahead = newAhead(m.source)
+	m.read(m.places[0])
 	m.frozen = trust.Frozen(cfg.Tree.State().Pending.Raw)
 	cfg.Metrics.watch(m)
 	return m, nil
@@ -129,7 +150,18 @@ func (m *Mirror) Tree() *storage.Tree { return m.tree }
 func (m *Mirror) Run(ctx context.Context, keys []trust.Key) error {
 	m.keys = keys
 	m.keyed()
-	defer m.ahead.reset()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return m.follow(ctx) })
+	group.Go(func() error { return m.history(ctx) })
+	if err := group.Wait(); err != nil {
+		return fmt.Errorf("mirror %s: %w", m.cfg.Name, err)
+	}
+	return nil
+}
+
+// follow keeps the end of the copy at the end of the log.
+func (m *Mirror) follow(ctx context.Context) error {
+	defer func() { m.ahead.reset() }()
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = min(500*time.Millisecond, m.cfg.Poll), maxBackoff
 	for ctx.Err() == nil {
@@ -145,20 +177,17 @@ func (m *Mirror) Run(ctx context.Context, keys []trust.Key) error {
 		m.note(err)
 		var broken *storageError
 		if errors.As(err, &broken) {
-			return fmt.Errorf("mirror %s: %w", m.cfg.Name, err)
+			return err
 		}
 		if err == nil || m.tree.State().Head.Size > held {
 			wait.Reset()
 		}
-		pause := jitter(m.cfg.Poll)
+		next := jitter(m.cfg.Poll)
 		if err != nil {
 			m.ahead.reset()
-			pause = max(min(wait.NextBackOff(), maxBackoff), retryAfter(err))
+			next = max(min(wait.NextBackOff(), maxBackoff), retryAfter(err))
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
+		pause(ctx, next)
 	}
 	return nil
 }
@@ -168,23 +197,58 @@ func jitter(d time.Duration) time.Duration {
 }
 
 // round polls once and copies until all of the pending checkpoint is held, polling again
-// when that is due.
+// when that is due. While upstream is away, what copies have is taken; the error is still
+// upstream's.
 func (m *Mirror) round(ctx context.Context) error {
+	defer m.tailBusy.Store(false)
 	for {
 		polled := time.Now()
-		if err := m.poll(ctx); err != nil {
-			return err
+		away := m.poll(ctx)
+		if away != nil && !(gone(away) && m.pollCopies(ctx)) {
+			return away
 		}
-		for time.Since(polled) < m.cfg.Poll {
+		for away != nil || time.Since(polled) < m.cfg.Poll {
 			s := m.tree.State()
-			if s.Head.Size == s.Pending.Size {
-				return nil
+			if s.Head.Size > 0 && s.Head.Size == s.Pending.Size {
+				return away
 			}
-			if err := m.copyChunk(ctx, s); err != nil {
+			done, err := m.copyOn(ctx, s)
+			var broken *storageError
+			switch {
+			case err != nil && (away == nil || errors.As(err, &broken)):
 				return err
+			case err != nil:
+				m.setAside(m.tail, err)
+				return away
+			case done:
+				return away
 			}
 		}
 	}
+}
+
+// copyOn begins the copy, or copies its next entries; done says that there are none.
+func (m *Mirror) copyOn(ctx context.Context, s *storage.State) (done bool, err error) {
+	if err := m.begin(ctx, s); err != nil {
+		return false, err
+	}
+	s = m.tree.State()
+	if s.Head.Size == s.Pending.Size {
+		return true, nil
+	}
+	m.tailBusy.Store(true)
+	return false, m.copyChunk(ctx, s)
+}
+
+// read makes a place the one that the tail is read from.
+func (m *Mirror) read(p *place) {
+	if m.tail == p {
+		return
+	}
+	if m.ahead != nil {
+		m.ahead.reset()
+	}
+	m.tail, m.ahead = p, newAhead(p.tiles, newFlight(parallel, aheadBytes))
 }
 
 // storageError marks an error of the tree: trying again will not help.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,6 +36,16 @@ type stage struct {
 	key    trust.Key
 	stop   func()
 	config func(*mirror.Config)
+	copies map[string]http.Handler // by host
+}
+
+// ServeHTTP is the network of the stage: upstream, and copies of it on hosts of their own.
+func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h := s.copies[r.Host]; h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	s.log.ServeHTTP(w, r)
 }
 
 func newStage(t *testing.T, o synthetic.Options) *stage {
@@ -64,7 +75,7 @@ func (s *stage) start() *stage {
 	check(s.t, err)
 	s.key, err = trust.ParseKey([]byte(s.log.Key.Verifier()))
 	check(s.t, err)
-	client, closeClient := synthetic.InMemory(s.log)
+	client, closeClient := synthetic.InMemory(s)
 	cfg := mirror.Config{
 		Name: "test", Origin: origin, URL: "http://upstream.example", Tree: tree,
 		Poll: poll, RequestsPerSecond: 1e6, HTTPClient: client,

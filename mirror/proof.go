@@ -64,9 +64,9 @@ type TileError struct{ Problem string }
 
 func (e *TileError) Error() string { return e.Problem }
 
-// at binds the tree to the context of the current round.
-func (u *upstreamTree) at(ctx context.Context) *upstreamTree {
-	u.ctx = ctx
+// at binds the tree to the context of the current round and the place to read.
+func (u *upstreamTree) at(ctx context.Context, source *tiles) *upstreamTree {
+	u.ctx, u.source = ctx, source
 	return u
 }
 

@@ -34,6 +34,7 @@ const (
 const (
 	ReasonUpstreamUnreachable = "UPSTREAM_UNREACHABLE"
 	ReasonQuarantined         = "QUARANTINED"
+	ReasonBelowMinimumIndex   = "BELOW_MINIMUM_INDEX"
 	ReasonNotYetMirrored      = "NOT_YET_MIRRORED"
 	ReasonNotFound            = "NOT_FOUND"
 	ReasonInvalidRequest      = "INVALID_REQUEST"

@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/understudy-log/understudy/mirror/trust"
@@ -28,7 +29,8 @@ const (
 	ProblemRollback     = "rollback"
 	ProblemFork         = "fork"
 	ProblemStorage      = "storage"
-	ProblemKey          = "key" // the log's key is not known, so nothing can be verified
+	ProblemKey          = "key"    // the log's key is not known, so nothing can be verified
+	ProblemWindow       = "window" // the window lies beyond the log
 )
 
 func problemReason(err error) string {
@@ -43,6 +45,7 @@ func problemReason(err error) string {
 		tile      *TileError
 		bundle    *BundleError
 		status    *StatusError
+		window    *WindowError
 	)
 	for _, class := range []struct {
 		target any
@@ -51,6 +54,7 @@ func problemReason(err error) string {
 		{&fork, ProblemFork}, {&store, ProblemStorage}, {&rollback, ProblemRollback},
 		{&signature, ProblemSignature}, {&origin, ProblemOrigin}, {&malformed, ProblemMalformed},
 		{&bundle, ProblemBundle}, {&tile, ProblemTile}, {&format, ProblemMalformed}, {&status, ProblemRefused},
+		{&window, ProblemWindow},
 	} {
 		if errors.As(err, class.target) {
 			return class.reason
@@ -173,28 +177,73 @@ func (m *Mirror) copied(n uint64, elapsed time.Duration) {
 	m.cfg.Metrics.log(m.cfg.Name).copied(n)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
+	s := m.tree.State()
 	p := &m.progress
+	p.add(n, elapsed)
+	m.logProgress(p, s.Head == s.Pending.Head, s.Pending.Size-s.Head.Size, elapsed,
+		"copied entries", "next_index", s.Head.Size, "tree_size", s.Pending.Size)
+}
+
+// grew is told of every piece of history.
+func (m *Mirror) grew(n uint64, elapsed time.Duration) {
+	m.cfg.Metrics.log(m.cfg.Name).copied(n)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.tree.State()
+	p := &m.backward.progress
+	p.add(n, elapsed)
+	m.logProgress(p, s.Minimum <= m.cfg.HistoryTo, s.Minimum-min(s.Minimum, m.cfg.HistoryTo), elapsed,
+		"copied history", "minimum_index", s.Minimum, "down_to", m.cfg.HistoryTo)
+}
+
+// logProgress writes a line every ten seconds, and when all is done.
+func (m *Mirror) logProgress(p *progress, done bool, remaining uint64, elapsed time.Duration, text string, where ...any) {
+	now := time.Now()
+	if !done && now.Sub(p.logged) < 10*time.Second {
+		return
+	}
+	rate, left := p.rate(remaining)
+	m.logger.Info(text, slices.Concat([]any{"entries", p.entries}, where,
+		[]any{"entries_per_second", int(rate), "left", left.Round(time.Second), "elapsed", elapsed.Round(time.Millisecond)})...)
+	p.logged, p.entries = now, 0
+}
+
+// noteHistory records how the last piece of history went.
+func (m *Mirror) noteHistory(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := &m.backward
+	if err == nil {
+		if b.problem != nil {
+			m.logger.Info("history is copied again", "after", time.Since(b.problem.Since).Round(time.Second))
+		}
+		b.problem = nil
+		return
+	}
+	p := &Problem{Reason: problemReason(err), Text: err.Error(), Since: time.Now()}
+	m.cfg.Metrics.log(m.cfg.Name).problem(p.Reason)
+	if b.problem == nil || b.problem.Reason != p.Reason {
+		m.logger.Warn("history is not copied for now; the tail is followed, and it is tried again", "reason", p.Reason, "error", p.Text)
+	}
+	if b.problem != nil {
+		p.Since = b.problem.Since
+	}
+	b.problem = p
+}
+
+// add counts entries that took so long.
+func (p *progress) add(n uint64, elapsed time.Duration) {
+	now := time.Now()
 	if len(p.samples) == 0 || now.Sub(p.samples[len(p.samples)-1].at) > rateWindow {
 		p.samples = []sample{{at: now.Add(-elapsed)}}
 	}
 	p.samples = append(p.samples, sample{now, n})
 	p.entries += n
-	s := m.tree.State()
-	done := s.Head == s.Pending.Head
-	if !done && now.Sub(p.logged) < 10*time.Second {
-		return
-	}
-	rate, left := m.rateLocked(s)
-	m.logger.Info("copied entries", "entries", p.entries, "next_index", s.Head.Size, "tree_size", s.Pending.Size,
-		"entries_per_second", int(rate), "left", left.Round(time.Second), "elapsed", elapsed.Round(time.Millisecond))
-	p.logged, p.entries = now, 0
 }
 
-// rateLocked returns the entries per second of the catch-up under way, and the time that
-// the rest will take; 0 when nothing is being copied.
-func (m *Mirror) rateLocked(s *storage.State) (perSecond float64, left time.Duration) {
-	p := &m.progress
+// rate returns the entries per second of what is under way, and the time that the remaining
+// ones will take; 0 when nothing is being copied.
+func (p *progress) rate(remaining uint64) (perSecond float64, left time.Duration) {
 	now := time.Now()
 	for len(p.samples) > 2 && now.Sub(p.samples[0].at) > rateWindow {
 		p.samples = p.samples[1:]
@@ -208,7 +257,7 @@ func (m *Mirror) rateLocked(s *storage.State) (perSecond float64, left time.Dura
 	}
 	span := max(p.samples[len(p.samples)-1].at.Sub(p.samples[0].at), time.Millisecond)
 	perSecond = float64(n) / span.Seconds()
-	left = time.Duration(float64(s.Pending.Size-s.Head.Size) / perSecond * float64(time.Second))
+	left = time.Duration(float64(remaining) / perSecond * float64(time.Second))
 	return perSecond, left
 }
 
@@ -232,6 +281,27 @@ type Status struct {
 	SecondsLeft      float64   `json:"seconds_left"`
 	Problem          *Problem  `json:"problem,omitempty"`
 	Evidence         *Evidence `json:"evidence,omitempty"`
+	// History is set while the window has yet to grow backwards.
+	History *History `json:"history,omitempty"`
+	// Sources are the places where the log is read; empty if there is only upstream.
+	Sources []Source `json:"sources,omitempty"`
+}
+
+// History says how the growing backwards of a window goes.
+type History struct {
+	To               uint64   `json:"to"` // the minimum index that it will have
+	EntriesPerSecond float64  `json:"entries_per_second"`
+	SecondsLeft      float64  `json:"seconds_left"`
+	Problem          *Problem `json:"problem,omitempty"`
+}
+
+// Source is a place where the log is read.
+type Source struct {
+	URL      string     `json:"url"`
+	Upstream bool       `json:"upstream"`
+	State    string     `json:"state"` // "good" or "set aside"; of upstream the upstream state
+	Problem  *Problem   `json:"problem,omitempty"`
+	Until    *time.Time `json:"until,omitempty"` // when it is tried again
 }
 
 // Evidence is storage.Evidence for a person.
@@ -250,22 +320,58 @@ func (m *Mirror) Status() Status {
 	st.UpstreamState, st.Source, st.CheckpointAge = f.UpstreamState, f.Source, f.CheckpointAge.Seconds()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	rate, left := m.rateLocked(s)
+	rate, left := m.progress.rate(s.Pending.Size - s.Head.Size)
 	st.EntriesPerSecond, st.SecondsLeft = rate, left.Seconds()
+	if s.Head.Size == 0 && m.cfg.windowed() {
+		st.Coverage = "window"
+	}
+	if s.Minimum > m.cfg.HistoryTo {
+		rate, left := m.backward.progress.rate(s.Minimum - m.cfg.HistoryTo)
+		st.History = &History{To: m.cfg.HistoryTo, EntriesPerSecond: rate, SecondsLeft: left.Seconds(), Problem: clone(m.backward.problem)}
+	}
+	st.Sources = m.sourcesLocked(st.UpstreamState)
 	if s.Evidence != nil {
 		st.Problem = &Problem{Reason: ProblemFork, Text: "quarantined: " + s.Evidence.Reason, Since: s.Evidence.At}
-	} else if m.problem != nil {
-		p := *m.problem
-		st.Problem = &p
+	} else {
+		st.Problem = clone(m.problem)
 	}
 	return st
+}
+
+func clone(p *Problem) *Problem {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
+}
+
+func (m *Mirror) sourcesLocked(upstream string) []Source {
+	if len(m.places) == 1 {
+		return nil
+	}
+	var sources []Source
+	for _, p := range m.places {
+		s := Source{URL: p.url, Upstream: p.upstream, State: "good", Problem: clone(p.problem)}
+		if p.upstream {
+			s.State, s.Problem = upstream, clone(m.problem)
+		} else if p.problem != nil {
+			until := p.until
+			s.State, s.Until = "set aside", &until
+		}
+		sources = append(sources, s)
+	}
+	return sources
 }
 
 // Describe returns the part of a log's status that stands in its tree.
 func Describe(name, url string, s *storage.State, origin string) Status {
 	st := Status{
 		Name: name, Origin: origin, OriginHash: OriginHash(origin), URL: url, Coverage: "full",
-		NextIndex: s.Head.Size, TreeSize: s.Pending.Size, MirrorSize: s.Mirrored.Size, HasCheckpoint: s.Pending.Raw != nil,
+		MinimumIndex: s.Minimum, NextIndex: s.Head.Size, TreeSize: s.Pending.Size, MirrorSize: s.Mirrored.Size, HasCheckpoint: s.Pending.Raw != nil,
+	}
+	if s.Minimum > 0 {
+		st.Coverage = "window"
 	}
 	if st.HasCheckpoint {
 		st.RootHash = s.Pending.Root.String()

@@ -37,6 +37,7 @@ type tiles struct {
 	client    *http.Client
 	userAgent string
 	budget    *rate.Limiter
+	part      *rate.Limiter // of the budget; nil is all of it
 	metrics   *logMetrics
 	answered  func(ok bool) // told of every request whether upstream gave an orderly answer
 }
@@ -60,10 +61,10 @@ type FormatError struct{ Problem string }
 
 func (e *FormatError) Error() string { return e.Problem }
 
-func newTiles(cfg Config, answered func(bool)) (*tiles, error) {
-	u, err := url.Parse(cfg.URL)
+func newTiles(cfg Config, address string, answered func(bool)) (*tiles, error) {
+	u, err := url.Parse(address)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return nil, fmt.Errorf("url %q of log %s is not an http or https address", cfg.URL, cfg.Name)
+		return nil, fmt.Errorf("url %q of log %s is not an http or https address", address, cfg.Name)
 	}
 	client := cfg.HTTPClient
 	if client == nil {
@@ -75,10 +76,10 @@ func newTiles(cfg Config, answered func(bool)) (*tiles, error) {
 		}}
 	}
 	return &tiles{
-		prefix:    strings.TrimRight(cfg.URL, "/"),
+		prefix:    strings.TrimRight(address, "/"),
 		client:    client,
 		userAgent: userAgent(cfg.Contact),
-		budget:    rate.NewLimiter(rate.Limit(cfg.RequestsPerSecond), max(1, int(cfg.RequestsPerSecond/10))),
+		budget:    newBudget(cfg.RequestsPerSecond),
 		metrics:   cfg.Metrics.log(cfg.Name),
 		answered:  answered,
 	}, nil
@@ -224,8 +225,13 @@ func passing(err error) bool {
 }
 
 func (t *tiles) getOnce(ctx context.Context, kind, path string, limit int64, s *share) (_ []byte, err error) {
-	if err := t.budget.Wait(ctx); err != nil {
-		return nil, err
+	for _, budget := range []*rate.Limiter{t.part, t.budget} {
+		if budget == nil {
+			continue
+		}
+		if err := budget.Wait(ctx); err != nil {
+			return nil, err
+		}
 	}
 	code := 0
 	defer func() { t.metrics.request(kind, code) }()

@@ -168,6 +168,10 @@ func (p *public) refuseError(w http.ResponseWriter, r *http.Request, err error) 
 		refuse(w, http.StatusNotFound, "beyond what is held")
 		return
 	}
+	if errors.Is(err, storage.ErrBelowMinimum) {
+		refuse(w, http.StatusNotFound, "below the minimum index; see /logs")
+		return
+	}
 	if oversized, ok := errors.AsType[*storage.OversizedEntryError](err); ok {
 		refuse(w, http.StatusNotImplemented, oversized.Error()+"; get its entries over gRPC")
 		return
