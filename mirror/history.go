@@ -135,7 +135,7 @@ func (g *grower) prepend(ctx context.Context, s *storage.State) error {
 	for at := start; at < end; at += bundleWidth {
 		id := bundleID{at / bundleWidth, bundleWidth}
 		g.ahead.want(ctx, id)
-		bundle, err := g.ahead.take(ctx, id)
+		bundle, err := g.ahead.take(ctx, id, nil)
 		if err != nil {
 			return blame(err)
 		}

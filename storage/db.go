@@ -212,6 +212,11 @@ func (db *DB) load(readOnly bool) error {
 		return db.pebble.Set([]byte{keyFormat}, formatRecord(), pebble.Sync)
 	case err != nil:
 		return err
+	case string(format) == formatName+"\x01" && readOnly:
+	case string(format) == formatName+"\x01":
+		if err := db.pebble.Set([]byte{keyFormat}, formatRecord(), pebble.Sync); err != nil {
+			return err
+		}
 	case string(format) != string(formatRecord()):
 		return &FormatError{Found: fmt.Sprintf("%q", format)}
 	}

@@ -126,7 +126,7 @@ func (l *lockFS) Lock(string) (io.Closer, error) { return nil, l.err }
 
 func TestForeignFormat(t *testing.T) {
 	for name, change := range map[string]func(*pebble.DB) error{
-		"next version":  func(db *pebble.DB) error { return db.Set([]byte{keyFormat}, append([]byte(formatName), 2), nil) },
+		"next version":  func(db *pebble.DB) error { return db.Set([]byte{keyFormat}, append([]byte(formatName), formatVersion+1), nil) },
 		"another name":  func(db *pebble.DB) error { return db.Set([]byte{keyFormat}, []byte("overstudy\x01"), nil) },
 		"without words": func(db *pebble.DB) error { return db.Set([]byte{keyFormat}, nil, nil) },
 		"somebody else's": func(db *pebble.DB) error {
@@ -254,4 +254,24 @@ func TestDamagedTreeStopsAlone(t *testing.T) {
 	if _, err := db.CreateTree("sick"); !errors.Is(err, ErrExists) {
 		t.Errorf("a sick tree is overwritten: %v", err)
 	}
+}
+
+// TestOlderFormat: what the version before wrote is opened, and from the first opening for
+// writing on it is no longer that version's.
+func TestOlderFormat(t *testing.T) {
+	o := Options{FS: vfs.NewMem()}
+	db := createDB(t, o)
+	extend(t, createTree(t, db, "log"), testEntries(300))
+	if err := db.pebble.Set([]byte{keyFormat}, []byte(formatName+"\x01"), pebble.Sync); err != nil {
+		t.Fatal(err)
+	}
+	for _, readOnly := range []bool{true, false, true} {
+		o.ReadOnly = readOnly
+		db = reopen(t, db, o)
+		checkTree(t, openTree(t, db, "log"))
+	}
+	if format, err := db.get([]byte{keyFormat}); err != nil || string(format) != string(formatRecord()) {
+		t.Errorf("format is %q, %v", format, err)
+	}
+	closeDB(t, db)
 }

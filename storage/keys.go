@@ -33,7 +33,7 @@ const (
 // refused by Open.
 const (
 	formatName    = "understudy"
-	formatVersion = 1
+	formatVersion = 2 // 1 had no packed entries and no windows
 )
 
 type treeID uint64

@@ -113,8 +113,12 @@ func printReport(out io.Writer, r storage.Report, keyErr error) {
 	if len(r.Problems) > 0 {
 		verdict = "damaged"
 	}
-	fmt.Fprintf(out, "%s: %s: %s, %s, %s\n", r.Origin, verdict,
-		count(r.Entries, "entry", "entries"), count(r.Tiles, "tile", "tiles"), count(r.Checkpoints, "checkpoint", "checkpoints"))
+	window := ""
+	if r.Minimum > 0 {
+		window = " from " + number(r.Minimum) + " on"
+	}
+	fmt.Fprintf(out, "%s: %s: %s%s, %s, %s\n", r.Origin, verdict,
+		count(r.Entries, "entry", "entries"), window, count(r.Tiles, "tile", "tiles"), count(r.Checkpoints, "checkpoint", "checkpoints"))
 	if keyErr != nil {
 		fmt.Fprintf(out, "  signatures NOT checked: %s\n", oneLine(keyErr))
 	}
@@ -133,6 +137,7 @@ func progressBar(out io.Writer, origin string) func(done, total uint64) {
 	terminal, tenth := isTerminal(out), uint64(0)
 	return func(done, total uint64) {
 		switch {
+		case total == 0: // a window that has just begun
 		case terminal && done < total:
 			fmt.Fprintf(out, "\r%s: %s of %s, %s\x1b[K", origin, number(done), count(total, "entry", "entries"), percent(float64(done)/float64(total)))
 		case terminal:

@@ -20,6 +20,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/spf13/cobra"
+
+	"github.com/understudy-log/understudy/mirror"
 )
 
 // defaultConfigFile is read when no --config is given and it is there.
@@ -68,14 +70,82 @@ type LogConfig struct {
 	// PublicKey is a PEM file, a file with a vkey, or a vkey; empty: the key comes
 	// from the trusted root, by origin.
 	PublicKey string `yaml:"public_key"`
-	// Coverage is how much is held: full.
+	// Coverage is how much is held: full, or a window from an index on.
 	Coverage string `yaml:"coverage"`
+	// MinimumIndex is where a window begins; a multiple of 256.
+	MinimumIndex *uint64 `yaml:"minimum_index"`
+	// Window is instead how many entries before the end of the log it begins, rounded up
+	// to whole bundles of 256.
+	Window uint64 `yaml:"window"`
+	// History is how far the window then grows backwards.
+	History HistoryConfig `yaml:"history"`
+	// Sources are further places that have the log. What comes from there is verified
+	// against upstream's signature like everything else.
+	Sources []SourceConfig `yaml:"sources"`
 	// Poll is the time between two looks at the log's checkpoint.
 	Poll Duration `yaml:"poll"`
 	// RequestsPerSecond is the budget of requests to the log's server.
 	RequestsPerSecond float64 `yaml:"requests_per_second"`
 	// StaleAfter is Config.StaleAfter for this log.
 	StaleAfter Duration `yaml:"stale_after"`
+}
+
+// SourceConfig is a further place that has a log.
+type SourceConfig struct {
+	// URL is its monitoring prefix; that of another Understudy is http://HOST/<origin hash>.
+	URL string `yaml:"url"`
+}
+
+// HistoryConfig is how far a window grows backwards.
+type HistoryConfig struct {
+	None bool
+	To   uint64 // index down to which it grows; 0 is all of it
+}
+
+var historyHint = "write full, none, or {to: INDEX} with a multiple of 256"
+
+// UnmarshalYAML reads full, none or {to: INDEX}; its errors know where they are.
+func (h *HistoryConfig) UnmarshalYAML(node ast.Node) error {
+	var only *ast.MappingValueNode
+	switch node := node.(type) {
+	case *ast.MappingNode:
+		if len(node.Values) == 1 {
+			only = node.Values[0]
+		}
+	case *ast.MappingValueNode:
+		only = node
+	}
+	if only != nil && only.Key.GetToken().Value == "to" {
+		value := only.Value.GetToken()
+		to, err := strconv.ParseUint(value.Value, 0, 64)
+		if err != nil {
+			return &mistake{token: value, text: fmt.Sprintf("%q is not an index; %s", value.Value, historyHint)}
+		}
+		if to%bundleWidth != 0 {
+			return &mistake{token: value, text: notAligned("to", to)}
+		}
+		h.To = to
+		return nil
+	}
+	if _, ok := node.(ast.ScalarNode); ok {
+		switch node.GetToken().Value {
+		case "full":
+			return nil
+		case "none":
+			h.None = true
+			return nil
+		}
+	}
+	return &mistake{token: firstToken(node), text: "this is no history; " + historyHint}
+}
+
+// bundleWidth is how many entries a bundle of a log has (C2SP tlog-tiles): windows begin at
+// whole bundles.
+const bundleWidth = 256
+
+func notAligned(key string, index uint64) string {
+	below := index / bundleWidth * bundleWidth
+	return fmt.Sprintf("%s must be a multiple of %d: %d or %d", key, bundleWidth, below, below+bundleWidth)
 }
 
 // Duration is a time.Duration that is written like 5s, 10m or 24h.
@@ -250,19 +320,82 @@ func (c *Config) completeLog(i int, log *LogConfig) error {
 		return c.mistake("the source \"rekor-v1\" is not in this version; it has \"tiles\"", "logs", i, "source")
 	case log.Source != "tiles":
 		return c.mistake(c.oneOf(log.Source, "tiles"), "logs", i, "source")
-	case log.Coverage == "window" || log.Coverage == "pinned":
-		return c.mistake(fmt.Sprintf("the coverage %q is not in this version; it has \"full\"", log.Coverage), "logs", i, "coverage")
-	case log.Coverage != "full":
-		return c.mistake(c.oneOf(log.Coverage, "full"), "logs", i, "coverage")
+	case log.Coverage == "pinned":
+		return c.mistake("the coverage \"pinned\" is not in this version; it has \"full\" and \"window\"", "logs", i, "coverage")
+	case log.Coverage != "full" && log.Coverage != "window":
+		return c.mistake(c.oneOf(log.Coverage, "full", "window"), "logs", i, "coverage")
 	case !(log.RequestsPerSecond > 0):
 		return c.mistake("requests_per_second must be positive", "logs", i, "requests_per_second")
 	}
-	u, err := url.Parse(log.URL)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if !isLogURL(log.URL) {
 		return c.mistake(fmt.Sprintf("%q is not the address of a log; write it like https://log.example.com/api/v2", log.URL), "logs", i, "url")
 	}
 	log.URL = strings.TrimRight(log.URL, "/")
+	for j := range log.Sources {
+		source := &log.Sources[j]
+		if !isLogURL(source.URL) {
+			return c.mistake(fmt.Sprintf("%q is not the address of a log; that of another understudy is like http://mirror.example.com/<origin hash>", source.URL), "logs", i, "sources", j, "url")
+		}
+		source.URL = strings.TrimRight(source.URL, "/")
+	}
+	return c.completeWindow(i, log)
+}
+
+func isLogURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.RawQuery == "" && u.Fragment == "" && u.User == nil
+}
+
+// completeWindow checks where a window begins and how far it grows.
+func (c *Config) completeWindow(i int, log *LogConfig) error {
+	if log.Coverage == "full" {
+		for key, set := range map[string]bool{
+			"minimum_index": log.MinimumIndex != nil, "window": log.Window != 0, "history": log.History != HistoryConfig{},
+		} {
+			if set {
+				return c.mistake(fmt.Sprintf("%s needs \"coverage: window\"", key), "logs", i, key)
+			}
+		}
+		return nil
+	}
+	switch {
+	case log.MinimumIndex == nil && log.Window == 0:
+		return c.mistake("a window needs \"minimum_index\", where it begins, or \"window\", how many of the last entries it has", "logs", i, "coverage")
+	case log.MinimumIndex != nil && log.Window != 0:
+		return c.mistake("minimum_index and window say the same thing; leave one out", "logs", i, "window")
+	case log.MinimumIndex != nil && *log.MinimumIndex%bundleWidth != 0:
+		return c.mistake(notAligned("minimum_index", *log.MinimumIndex), "logs", i, "minimum_index")
+	case log.MinimumIndex != nil && log.History.To > *log.MinimumIndex:
+		return c.mistake(fmt.Sprintf("history cannot end at %d, behind minimum_index", log.History.To), "logs", i, "history")
+	}
 	return nil
+}
+
+// historyTo is the index down to which the copy grows.
+func (l *LogConfig) historyTo() uint64 {
+	switch {
+	case !l.History.None:
+		return l.History.To
+	case l.MinimumIndex != nil: // also if it was a higher one before
+		return *l.MinimumIndex
+	}
+	return mirror.NoHistory
+}
+
+// minimumIndex is where the copy begins, if that is fixed.
+func (l *LogConfig) minimumIndex() uint64 {
+	if l.MinimumIndex == nil {
+		return 0
+	}
+	return *l.MinimumIndex
+}
+
+func (l *LogConfig) copies() []string {
+	var urls []string
+	for _, source := range l.Sources {
+		urls = append(urls, source.URL)
+	}
+	return urls
 }
 
 func setDefault[T comparable](v *T, value T) {

@@ -3,9 +3,13 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/understudy-log/understudy/mirror"
 )
 
 const oneLog = "logs:\n  - name: a\n    url: https://a.example/api\n    origin: a.example\n"
@@ -34,9 +38,24 @@ func TestConfigMistakes(t *testing.T) {
 		{"- a\n", `1:1: a mapping belongs here, not a list`},
 		{oneLog + "    source: tile\n", `5:13: unknown value "tile"; did you mean "tiles"?`},
 		{oneLog + "    source: rekor-v1\n", `5:13: the source "rekor-v1" is not in this version; it has "tiles"`},
-		{oneLog + "    coverage: window\n", `5:15: the coverage "window" is not in this version; it has "full"`},
-		{oneLog + "    coverage: pinned\n", `5:15: the coverage "pinned" is not in this version; it has "full"`},
-		{oneLog + "    coverage: everything\n", `5:15: unknown value "everything"; known here: full`},
+		{oneLog + "    coverage: pinned\n", `5:15: the coverage "pinned" is not in this version; it has "full" and "window"`},
+		{oneLog + "    coverage: everything\n", `5:15: unknown value "everything"; known here: full, window`},
+		{oneLog + "    coverage: window\n", `5:15: a window needs "minimum_index", where it begins, or "window", how many of the last entries it has`},
+		{oneLog + "    coverage: window\n    minimum_index: 8200\n", `6:20: minimum_index must be a multiple of 256: 8192 or 8448`},
+		{oneLog + "    coverage: window\n    minimum_index: -256\n", `6:20: -256 is out of range here`},
+		{oneLog + "    coverage: window\n    minimum_index: 256\n    window: 1000\n", `7:13: minimum_index and window say the same thing; leave one out`},
+		{oneLog + "    minimum_index: 256\n", `5:20: minimum_index needs "coverage: window"`},
+		{oneLog + "    window: 1000\n", `5:13: window needs "coverage: window"`},
+		{oneLog + "    history: none\n", `5:14: history needs "coverage: window"`},
+		{oneLog + "    coverage: window\n    window: 1000\n    history: some\n", `7:14: this is no history; write full, none, or {to: INDEX} with a multiple of 256`},
+		{oneLog + "    coverage: window\n    window: 1000\n    history: [full]\n", `7:14: this is no history; write full, none, or {to: INDEX} with a multiple of 256`},
+		{oneLog + "    coverage: window\n    window: 1000\n    history: {until: 256}\n", `7:14: this is no history; write full, none, or {to: INDEX} with a multiple of 256`},
+		{oneLog + "    coverage: window\n    window: 1000\n    history: {to: x}\n", `7:19: "x" is not an index; write full, none, or {to: INDEX} with a multiple of 256`},
+		{oneLog + "    coverage: window\n    window: 1000\n    history: {to: 300}\n", `7:19: to must be a multiple of 256: 256 or 512`},
+		{oneLog + "    coverage: window\n    minimum_index: 256\n    history: {to: 512}\n", `7:14: history cannot end at 512, behind minimum_index`},
+		{oneLog + "    sources: [{url: peer}]\n", `5:21: "peer" is not the address of a log; that of another understudy is like http://mirror.example.com/<origin hash>`},
+		{oneLog + "    sources: [{ulr: 'http://peer'}]\n", `5:16: unknown key "ulr"; did you mean "url"?`},
+		{oneLog + "    sources: 'http://peer'\n", `5:14: a list belongs here, not a text`},
 		{oneLog + "log_level: verbose\n", `5:12: unknown value "verbose"; known here: debug, info, warn, error`},
 		{oneLog + "contact: \"a\\nb\"\n", `5:10: contact must be one line`},
 		{oneLog + "  - {name: b, url: 'https://b.example', origin: a.example}\n", `5:49: the origin "a.example" is used twice`},
@@ -74,7 +93,7 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := LogConfig{Name: "a", Source: "tiles", URL: "https://a.example/api", Origin: "a.example", Coverage: "full",
 		Poll: Duration(5 * time.Second), RequestsPerSecond: 20, StaleAfter: Duration(24 * time.Hour)}
-	if c.Logs[0] != want {
+	if !reflect.DeepEqual(c.Logs[0], want) {
 		t.Errorf("got  %+v\nwant %+v", c.Logs[0], want)
 	}
 }
@@ -86,13 +105,47 @@ func TestConfigBuiltIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if l := c.Logs[0]; l.Coverage != "window" || l.Window != 1_000_000 || l.historyTo() != 0 {
+		t.Errorf("got %+v", l)
+	}
 	if len(c.Logs) != 1 || c.Logs[0].Origin != "log2025-1.rekor.sigstore.dev" || c.Logs[0].URL != "https://log2025-1.rekor.sigstore.dev/api/v2" || c.DataDir != "understudy-data" {
 		t.Errorf("got %+v", c)
 	}
 	// What stands there commented out is right as well, once it is uncommented.
-	all := strings.NewReplacer("#trusted", "trusted", "#stale", "stale", "#contact", "contact", "#log_level", "log_level", "#public", "public").Replace(initialConfig)
+	all := strings.NewReplacer("#trusted", "trusted", "#stale", "stale", "#contact", "contact", "#log_level", "log_level", "#public", "public", "#sources", "sources").Replace(initialConfig)
 	if _, err := parseConfig("understudy.yaml", []byte(all)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestConfigWindow holds what the ways to write a window mean.
+func TestConfigWindow(t *testing.T) {
+	for _, test := range []struct {
+		in                   string
+		minimum, last, until uint64
+	}{
+		{"    coverage: full\n", 0, 0, 0},
+		{"    coverage: window\n    minimum_index: 8192\n", 8192, 0, 0},
+		{"    coverage: window\n    minimum_index: 0\n", 0, 0, 0},
+		{"    coverage: window\n    minimum_index: 8192\n    history: full\n", 8192, 0, 0},
+		{"    coverage: window\n    minimum_index: 8192\n    history: none\n", 8192, 0, 8192},
+		{"    coverage: window\n    minimum_index: 8192\n    history: {to: 4096}\n", 8192, 0, 4096},
+		{"    coverage: window\n    window: 1000000\n", 0, 1_000_000, 0},
+		{"    coverage: window\n    window: 1000000\n    history: none\n", 0, 1_000_000, mirror.NoHistory},
+		{"    coverage: window\n    window: 1000\n    history:\n      to: 0x200\n", 0, 1000, 512},
+	} {
+		c, err := parseConfig("c.yaml", []byte(oneLog+test.in))
+		if err != nil {
+			t.Errorf("%s: %v", test.in, err)
+			continue
+		}
+		if l := c.Logs[0]; l.minimumIndex() != test.minimum || l.Window != test.last || l.historyTo() != test.until {
+			t.Errorf("%s: %d, %d, %d", test.in, l.minimumIndex(), l.Window, l.historyTo())
+		}
+	}
+	c, err := parseConfig("c.json", []byte(`{"logs": [{"origin": "a", "url": "http://a", "sources": [{"url": "http://b/x/"}, {"url": "http://a"}]}]}`))
+	if err != nil || !slices.Equal(c.Logs[0].copies(), []string{"http://b/x", "http://a"}) {
+		t.Errorf("sources %+v, %v", c, err)
 	}
 }
 

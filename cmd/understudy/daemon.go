@@ -88,7 +88,8 @@ func (d *daemon) newFollower(log LogConfig, metrics *mirror.Metrics) (*follower,
 		return f, nil
 	}
 	f.mirror, err = mirror.New(mirror.Config{
-		Name: log.Name, Origin: log.Origin, URL: log.URL, Tree: tree,
+		Name: log.Name, Origin: log.Origin, URL: log.URL, Copies: log.copies(), Tree: tree,
+		MinimumIndex: log.minimumIndex(), LastEntries: log.Window, HistoryTo: log.historyTo(),
 		Poll: time.Duration(log.Poll), RequestsPerSecond: log.RequestsPerSecond, StaleAfter: time.Duration(log.StaleAfter),
 		Contact: d.config.Contact, Logger: d.logger, Metrics: metrics,
 	})

@@ -40,9 +40,16 @@ logs:
     url: https://log2025-1.rekor.sigstore.dev/api/v2
     origin: log2025-1.rekor.sigstore.dev  # first line of the log's checkpoints
     #public_key: key.pem                # PEM file or vkey; else by origin from the trusted root
-    coverage: full                      # every entry from 0
+    # How much is held. full: every entry from 0 on, copied from there. window: from an
+    # index on, so that what is new is protected within seconds; it then grows backwards.
+    coverage: window
+    window: 1000000                     # the last so many entries; or: minimum_index: 8192, a multiple of 256
+    history: full                       # how far it grows: full, none, or {to: INDEX}
+    # Further places that have the log, such as another understudy. They are not trusted:
+    # all is verified against the log's own signature. History comes from them first.
+    #sources: [{url: http://mirror.example.com/ORIGIN-HASH}]
     poll: 5s
-    requests_per_second: 20             # the budget of requests to that server
+    requests_per_second: 20             # the budget of requests to that server; history takes half of it
 `
 
 func newInitCommand() *cobra.Command {

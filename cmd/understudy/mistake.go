@@ -78,6 +78,8 @@ func (c *Config) explain(err error) error {
 	switch e := place.(type) {
 	case *yaml.UnknownFieldError:
 		m.text = c.unknownKey(e.Token)
+	case *yaml.OverflowError:
+		m.text = e.SrcNum + " is out of range here"
 	case *yaml.TypeError:
 		m.text = fmt.Sprintf("%s belongs here, not %s", kindName(e.DstType.Kind().String()), kindName(e.SrcType.Kind().String()))
 	case *yaml.UnexpectedNodeTypeError:
@@ -112,6 +114,8 @@ func (c *Config) unknownKey(key *token.Token) string {
 		switch path := value.GetPath(); {
 		case strings.HasPrefix(path, "$.listen."):
 			section = reflect.TypeFor[Listen]()
+		case strings.Contains(path, "].sources["):
+			section = reflect.TypeFor[SourceConfig]()
 		case strings.HasPrefix(path, "$.logs["):
 			section = reflect.TypeFor[LogConfig]()
 		}

@@ -49,6 +49,7 @@ func TestScript(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("URL", upstream.url)
 			env.Setenv("ORIGIN", upstream.origin)
+			env.Setenv("ORIGIN_HASH", mirror.OriginHash(upstream.origin))
 			env.Setenv("VKEY", upstream.vkey)
 			env.Setenv("OTHER_VKEY", upstream.otherVkey)
 			env.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // TUF is out of reach

@@ -178,14 +178,23 @@ func statusText(s rest.Status) string {
 		if left := leftText(log); left != "" {
 			fmt.Fprintf(&b, "  copying   %s\n", left)
 		}
+		if log.History != nil {
+			fmt.Fprintf(&b, "  history   %s\n", historyText(log))
+		}
 		if log.HasCheckpoint {
-			fmt.Fprintf(&b, "  newest    checkpoint of %s, vouched for %s ago\n", count(log.TreeSize, "entry", "entries"), seconds(log.CheckpointAge))
+			fmt.Fprintf(&b, "  newest    checkpoint of %s, %s\n", count(log.TreeSize, "entry", "entries"), ageText(log))
 		}
 		if s.Running {
 			fmt.Fprintf(&b, "  upstream  %s; answers are %s\n", orDash(log.UpstreamState), orDash(log.Source))
 		}
 		if log.Problem != nil {
-			fmt.Fprintf(&b, "  problem   %s: %s%s\n", log.Problem.Reason, log.Problem.Text, sinceText(log.Problem.Since))
+			fmt.Fprintf(&b, "  problem   %s\n", problemText(log.Problem))
+		}
+		if log.History != nil && log.History.Problem != nil {
+			fmt.Fprintf(&b, "  problem   of history: %s\n", problemText(log.History.Problem))
+		}
+		for _, source := range log.Sources {
+			fmt.Fprintf(&b, "  source    %s\n", sourceText(source))
 		}
 	}
 	return b.String()
@@ -198,6 +207,9 @@ func statusLines(s rest.Status) string {
 		fmt.Fprintf(&b, "%s %s: %s", time.Now().UTC().Format(time.RFC3339), log.Name, heldText(log))
 		if left := leftText(log); left != "" {
 			fmt.Fprintf(&b, ", %s", left)
+		}
+		if log.History != nil {
+			fmt.Fprintf(&b, ", history %s", historyText(log))
 		}
 		if !s.Running {
 			b.WriteString(", not running")
@@ -217,17 +229,21 @@ func share(log mirror.Status) float64 {
 	switch {
 	case !log.HasCheckpoint:
 		return 0
-	case log.NextIndex >= log.TreeSize:
+	case log.NextIndex-log.MinimumIndex >= log.TreeSize:
 		return 1
 	}
-	return float64(log.NextIndex) / float64(log.TreeSize)
+	return float64(log.NextIndex-log.MinimumIndex) / float64(log.TreeSize)
 }
 
 func heldText(log mirror.Status) string {
 	if !log.HasCheckpoint {
 		return "nothing yet"
 	}
-	return fmt.Sprintf("%s of %s, %s", number(log.NextIndex), count(log.TreeSize, "entry", "entries"), percent(share(log)))
+	text := fmt.Sprintf("%s of %s, %s", number(log.NextIndex-log.MinimumIndex), count(log.TreeSize, "entry", "entries"), percent(share(log)))
+	if log.MinimumIndex > 0 {
+		text += ", from " + number(log.MinimumIndex) + " on"
+	}
+	return text
 }
 
 // percent rounds down: 100 % is said only when all is there.
@@ -242,9 +258,50 @@ func leftText(log mirror.Status) string {
 	return fmt.Sprintf("%s/s, %s left", count(uint64(log.EntriesPerSecond), "entry", "entries"), seconds(log.SecondsLeft))
 }
 
+// ageText says when upstream last vouched for the newest checkpoint.
+func ageText(log mirror.Status) string {
+	if log.CheckpointAge > (20 * 365 * 24 * time.Hour).Seconds() { // since 1970: see mirror
+		return "for which upstream has not vouched to us"
+	}
+	return "vouched for " + seconds(log.CheckpointAge) + " ago"
+}
+
+// historyText says how a window grows backwards.
+func historyText(log mirror.Status) string {
+	h := log.History
+	text := "down to " + number(h.To) + ": "
+	if h.EntriesPerSecond <= 0 {
+		return text + count(log.MinimumIndex-min(log.MinimumIndex, h.To), "entry", "entries") + " to go"
+	}
+	return text + fmt.Sprintf("%s entries/s, %s left", number(uint64(h.EntriesPerSecond)), seconds(h.SecondsLeft))
+}
+
+func sourceText(s mirror.Source) string {
+	text := s.URL + ": " + s.State
+	if s.Upstream {
+		text = s.URL + " (upstream): " + s.State
+	}
+	if s.Until != nil {
+		text += " for another " + seconds(max(0, time.Until(*s.Until).Seconds()))
+	}
+	if s.Problem != nil && !s.Upstream { // that of upstream stands above
+		text += ", " + problemText(s.Problem)
+	}
+	return text
+}
+
+func problemText(p *mirror.Problem) string {
+	return p.Reason + ": " + p.Text + sinceText(p.Since)
+}
+
+// bar shows what part of the tree is held.
 func bar(log mirror.Status, width int) string {
 	full := int(share(log) * float64(width))
-	return "[" + strings.Repeat("#", full) + strings.Repeat("-", width-full) + "]"
+	before := 0
+	if log.HasCheckpoint && log.TreeSize > 0 {
+		before = min(width-full, int(float64(log.MinimumIndex)/float64(log.TreeSize)*float64(width)))
+	}
+	return "[" + strings.Repeat("-", before) + strings.Repeat("#", full) + strings.Repeat("-", width-before-full) + "]"
 }
 
 func orDash(s string) string {

@@ -7,11 +7,14 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/understudy-log/understudy/cmd/internal/rest"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
 )
+
+var never time.Time
 
 var catchingUp = rest.Status{
 	Version: "v1", DataDir: "/data", Running: true, StorageBytes: 1_234_567_890,
@@ -19,6 +22,15 @@ var catchingUp = rest.Status{
 		{
 			Name: "rekor", Origin: "log.example", UpstreamState: "live", Source: "live", HasCheckpoint: true,
 			NextIndex: 999_999, TreeSize: 1_000_000, CheckpointAge: 3.7, EntriesPerSecond: 5120.9, SecondsLeft: 3723,
+		},
+		{
+			Name: "window", Origin: "huge.example", UpstreamState: "live", Source: "live", HasCheckpoint: true,
+			MinimumIndex: 500_224, NextIndex: 1_000_000, TreeSize: 1_000_000,
+			History: &mirror.History{EntriesPerSecond: 1000, SecondsLeft: 500, Problem: &mirror.Problem{Reason: "refused", Text: "http://peer: 404"}},
+			Sources: []mirror.Source{
+				{URL: "http://upstream", Upstream: true, State: "live"},
+				{URL: "http://peer", State: "set aside", Problem: &mirror.Problem{Reason: "refused", Text: "404"}, Until: &never},
+			},
 		},
 		{Name: "new", Origin: "new.example", Problem: &mirror.Problem{Reason: "unreachable", Text: "connection refused"}},
 	},
@@ -34,6 +46,16 @@ rekor (log.example)
   newest    checkpoint of 1,000,000 entries, vouched for 3s ago
   upstream  live; answers are live
 
+window (huge.example)
+  held      499,776 of 1,000,000 entries, 49.9 %, from 500,224 on
+            [------------------------#######################-]
+  history   down to 0: 1,000 entries/s, 8m20s left
+  newest    checkpoint of 1,000,000 entries, vouched for 0s ago
+  upstream  live; answers are live
+  problem   of history: refused: http://peer: 404
+  source    http://upstream (upstream): live
+  source    http://peer: set aside for another 0s, refused: 404
+
 new (new.example)
   held      nothing yet
             [------------------------------------------------]
@@ -44,8 +66,9 @@ new (new.example)
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	lines := strings.Split(statusLines(catchingUp), "\n")
-	if len(lines) != 3 || !strings.HasSuffix(lines[0], "Z rekor: 999,999 of 1,000,000 entries, 99.9 %, 5,120 entries/s, 1h2m3s left, upstream live") ||
-		!strings.HasSuffix(lines[1], "Z new: nothing yet, upstream -, problem unreachable") {
+	if len(lines) != 4 || !strings.HasSuffix(lines[0], "Z rekor: 999,999 of 1,000,000 entries, 99.9 %, 5,120 entries/s, 1h2m3s left, upstream live") ||
+		!strings.HasSuffix(lines[1], "Z window: 499,776 of 1,000,000 entries, 49.9 %, from 500,224 on, history down to 0: 1,000 entries/s, 8m20s left, upstream live") ||
+		!strings.HasSuffix(lines[2], "Z new: nothing yet, upstream -, problem unreachable") {
 		t.Errorf("got %q", lines)
 	}
 	var back rest.Status
@@ -95,7 +118,7 @@ func TestStatusWatch(t *testing.T) {
 	if err := watchStatus(ctx, c, out, statusText, true); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.seen[0], statusText(catchingUp)) || !strings.HasPrefix(out.seen[1], "\x1b[14A\x1b[J") || !strings.Contains(out.seen[1], "down") {
+	if !strings.Contains(out.seen[0], statusText(catchingUp)) || !strings.HasPrefix(out.seen[1], "\x1b[24A\x1b[J") || !strings.Contains(out.seen[1], "down") {
 		t.Errorf("got %q", out.seen)
 	}
 	up = true

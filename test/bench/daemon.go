@@ -26,8 +26,13 @@ type daemon struct {
 	*child             // while it runs
 }
 
-// newDaemon writes a configuration for an empty folder.
+// newDaemon writes a configuration for an empty folder: a full copy of the generated log.
 func (b *bench) newDaemon(dir string) (*daemon, error) {
+	return newDaemonOf(dir, b.upstream.url, b.upstream.keyFile, "coverage: full")
+}
+
+// newDaemonOf writes one for a log on loopback; coverage are further keys of the log.
+func newDaemonOf(dir, url, keyFile, coverage string) (*daemon, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
@@ -48,8 +53,8 @@ func (b *bench) newDaemon(dir string) (*daemon, error) {
 	text := fmt.Sprintf(`data_dir: ./data
 listen: {http: %s, grpc: %s, admin: %s}
 logs:
-  - {name: bench, source: tiles, url: %q, origin: %s, public_key: %q, coverage: full, poll: 1s, requests_per_second: 100000}
-`, addrs[0], addrs[1], addrs[2], strings.TrimSuffix(b.upstream.url, "/"), origin, b.upstream.keyFile)
+  - {name: bench, source: tiles, url: %q, origin: %s, public_key: %q, %s, poll: 1s, requests_per_second: 100000}
+`, addrs[0], addrs[1], addrs[2], strings.TrimSuffix(url, "/"), origin, keyFile, coverage)
 	return d, os.WriteFile(d.config, []byte(text), 0o600)
 }
 

@@ -76,6 +76,7 @@ func run(ctx context.Context) (err error) {
 		{"catch-up", b.measureCatchUp},
 		{"append", b.measureAppend},
 		{"proofs", b.measureProofs}, // over what the others left behind
+		{"windows", b.measureWindow},
 	} {
 		b.say("measuring %s", part.name)
 		if err := part.measure(ctx); err != nil {
@@ -119,6 +120,7 @@ type bench struct {
 	upstream *upstream
 	tools    tools
 	daemon   *daemon // whose data the last catch-up filled
+	caughtUp sample  // entries/s of the catch-ups
 	rows     []row
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/understudy-log/understudy/test/verifier"
 )
 
-// Config says what a Daemon mirrors. All fields must be set.
+// Config says what a Daemon mirrors. All fields but Coverage must be set.
 type Config struct {
 	Binary      string // understudy
 	Dir         string // an existing folder for configuration, data and output
@@ -32,6 +32,10 @@ type Config struct {
 
 	Poll              time.Duration
 	RequestsPerSecond int
+
+	// Coverage is the keys of the log that say how much is held, in YAML's flow style;
+	// empty is "coverage: full".
+	Coverage string
 }
 
 // Daemon is one installation of understudy: a configuration and a data folder, with
@@ -57,19 +61,22 @@ func New(config Config) (*Daemon, error) {
 		config:     config,
 		http:       addrs[0], grpc: addrs[1], admin: addrs[2],
 	}
+	return d, d.Cover(config.Coverage)
+}
+
+// Cover writes the configuration anew, with another Config.Coverage, for the next Start.
+func (d *Daemon) Cover(coverage string) error {
+	config := d.config
+	if coverage == "" {
+		coverage = "coverage: full"
+	}
 	text := fmt.Sprintf(`data_dir: ./data
 listen: {http: %s, grpc: %s, admin: %s}
 trusted_root: %q
 logs:
-  - name: rekor
-    source: tiles
-    url: %s
-    origin: %s
-    coverage: full
-    poll: %s
-    requests_per_second: %d
-`, d.http, d.grpc, d.admin, config.TrustedRoot, config.URL, config.Origin, config.Poll, config.RequestsPerSecond)
-	return d, os.WriteFile(d.ConfigFile, []byte(text), 0o600)
+  - {name: rekor, source: tiles, url: %q, origin: %q, poll: %s, requests_per_second: %d, %s}
+`, d.http, d.grpc, d.admin, config.TrustedRoot, config.URL, config.Origin, config.Poll, config.RequestsPerSecond, coverage)
+	return os.WriteFile(d.ConfigFile, []byte(text), 0o600)
 }
 
 // Start runs `understudy serve` and returns once it answers: its upstream may be dead.

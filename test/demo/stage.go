@@ -12,6 +12,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 	"github.com/understudy-log/understudy/test/daemon"
 	"github.com/understudy-log/understudy/test/rekor"
@@ -22,6 +25,8 @@ import (
 const (
 	origin = "log.demo.test"
 	sample = 200 // entries that are proven one by one
+
+	windowSize = 1000 // entries of the second mirror's window
 )
 
 // stage is where the demo plays; each method is one step and returns what it showed.
@@ -34,13 +39,16 @@ type stage struct {
 
 	log     *rekor.Log
 	daemon  *daemon.Daemon
+	second  *daemon.Daemon // with a window
 	entries []rekor.Entry
 }
 
 // clear ends every process that is left.
 func (s *stage) clear() {
-	if s.daemon != nil {
-		s.daemon.Kill()
+	for _, d := range []*daemon.Daemon{s.daemon, s.second} {
+		if d != nil {
+			d.Kill()
+		}
 	}
 	if s.log != nil {
 		s.log.Close()
@@ -117,12 +125,98 @@ func (s *stage) mirror(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	status, err := s.daemon.Command(ctx, "status")
+	report, err := s.daemon.Command(ctx, "status")
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprint(s.out, indent("$ understudy status\n"+status))
+	fmt.Fprint(s.out, indent("$ understudy status\n"+report))
 	return fmt.Sprintf("all %d entries are verified and held; answers are live", s.wanted), nil
+}
+
+// window starts a second understudy at the end of the log.
+func (s *stage) window(ctx context.Context) (string, error) {
+	dir, err := s.folder("second")
+	if err != nil {
+		return "", err
+	}
+	s.second, err = daemon.New(daemon.Config{
+		Binary: s.understudy, Dir: dir,
+		URL: s.log.ReadURL, Origin: origin, TrustedRoot: s.log.TrustedRootFile,
+		Poll: time.Second, RequestsPerSecond: 10,
+		Coverage: fmt.Sprintf("coverage: window, window: %d, history: none", windowSize),
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := s.second.Start(ctx); err != nil {
+		return "", err
+	}
+	var minimum uint64
+	if err := s.second.Until(ctx, "at the end of the log", func(log *understudyv1.Log) bool {
+		minimum = log.GetMinimumIndex()
+		return log.GetMirrorSize() == uint64(s.wanted)
+	}); err != nil {
+		return "", err
+	}
+	sigstore, err := s.sigstore()
+	if err != nil {
+		return "", err
+	}
+	proven := 0
+	for _, entry := range s.sample() {
+		proof, err := s.second.Proof(ctx, entry.Index())
+		if entry.Index() < minimum {
+			if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "below the minimum index") {
+				return "", fmt.Errorf("entry %d lies below the minimum index, and asking for it gave %v", entry.Index(), err)
+			}
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		if err := sigstore.Verify(entry.Bundle, entry.Artifact, proof); err != nil {
+			return "", err
+		}
+		proven++
+	}
+	return fmt.Sprintf("a window from entry %d on; %d of its entries are proven with sigstore-go, the others are unavailable, with the reason", minimum, proven), nil
+}
+
+// complete lets the second understudy fetch the rest from the first, while the log is dead.
+func (s *stage) complete(ctx context.Context) (string, error) {
+	if code, _, err := s.second.Terminate(); err != nil || code != 0 {
+		return "", fmt.Errorf("exit code %d, %w", code, err)
+	}
+	if err := s.second.Cover(fmt.Sprintf("coverage: window, window: %d, history: full, sources: [{url: %q}]", windowSize, s.daemon.Prefix())); err != nil {
+		return "", err
+	}
+	if err := s.second.Start(ctx); err != nil {
+		return "", err
+	}
+	if err := s.second.Until(ctx, "complete", func(log *understudyv1.Log) bool {
+		return log.GetMinimumIndex() == 0 && log.GetMirrorSize() == uint64(s.wanted) && log.GetCoverage() == "full"
+	}); err != nil {
+		return "", err
+	}
+	sigstore, err := s.sigstore()
+	if err != nil {
+		return "", err
+	}
+	for _, entry := range s.sample() {
+		proof, err := s.second.Proof(ctx, entry.Index())
+		if err != nil {
+			return "", err
+		}
+		if err := sigstore.Verify(entry.Bundle, entry.Artifact, proof); err != nil {
+			return "", err
+		}
+	}
+	if code, _, err := s.second.Terminate(); err != nil || code != 0 {
+		return "", fmt.Errorf("exit code %d, %w", code, err)
+	}
+	report, err := s.second.Command(ctx, "check")
+	fmt.Fprint(s.out, indent("$ understudy check\n"+report))
+	return "the second mirror has all entries, from the first one, and all is sound", err
 }
 
 func (s *stage) killLog(ctx context.Context) (string, error) {
