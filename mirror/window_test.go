@@ -157,6 +157,9 @@ func TestWindowOnAnEmptyLog(t *testing.T) {
 // TestHistory grows a window down to the first entry, across tiles of level 1, while the
 // tail is followed; a restart in the middle fetches nothing twice.
 func TestHistory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow with the race detector; make test runs it")
+	}
 	bubble(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).and(window(140_032, 0)).and(func(c *mirror.Config) { c.RequestsPerSecond = 20 })
 		s.log.Grow(140_100)
@@ -247,7 +250,7 @@ func TestHistoryPrefersCopies(t *testing.T) {
 // TestLyingCopies: whatever a copy does, history comes from the next place, the copy is set
 // aside with the reason, the range is named, and nothing false is held.
 func TestLyingCopies(t *testing.T) {
-	for _, f := range []struct {
+	for i, f := range []struct {
 		name   string
 		fault  synthetic.Fault
 		reason string
@@ -263,6 +266,9 @@ func TestLyingCopies(t *testing.T) {
 		{"a wrong encoding", synthetic.WrongEncoding(), mirror.ProblemMalformed},
 	} {
 		t.Run(f.name, func(t *testing.T) {
+			if testing.Short() && i > 1 {
+				t.Skip("slow with the race detector; make test runs it")
+			}
 			bubble(t, func(t *testing.T) {
 				w := newWatched(t)
 				w.and(window(66_048, 0))
