@@ -47,6 +47,9 @@ func (m *Mirror) history(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if errors.Is(err, storage.ErrQuarantined) {
+			return nil
+		}
 		var broken *storageError
 		if errors.As(err, &broken) {
 			return err

@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"crypto/sha256"
+	"slices"
 	"testing"
 	"time"
 )
@@ -18,8 +19,11 @@ func FuzzState(f *testing.F) {
 		{Head: naive.head(0), Pending: pending},
 		{Head: naive.head(7), Pending: pending, Mirrored: note("log", naive.head(3), "s"), precedes: naive.consistency(7, 10)},
 		{Head: naive.head(10), Pending: pending, Mirrored: pending},
+		{Head: Head{Size: 700}, Minimum: 512, Pending: pending},
 	} {
-		seed(f, encodeState(s))
+		raw := encodeState(s)
+		seed(f, raw)
+		seed(f, append([]byte{recordVersion}, slices.Delete(raw[1:], 8+HashSize, 8+HashSize+8)...))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, pending, mirrored, err := decodeState(b)
@@ -27,8 +31,11 @@ func FuzzState(f *testing.F) {
 			return
 		}
 		var e encoder
-		e.byte(recordVersion)
+		e.byte(b[0]) // of version 1 or 2
 		e.head(s.Head)
+		if b[0] == headVersion {
+			e.uint64(s.Minimum)
+		}
 		e.ref(pending)
 		e.ref(mirrored)
 		e.hashes(s.precedes)
