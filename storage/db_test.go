@@ -126,7 +126,9 @@ func (l *lockFS) Lock(string) (io.Closer, error) { return nil, l.err }
 
 func TestForeignFormat(t *testing.T) {
 	for name, change := range map[string]func(*pebble.DB) error{
-		"next version":  func(db *pebble.DB) error { return db.Set([]byte{keyFormat}, append([]byte(formatName), formatVersion+1), nil) },
+		"next version": func(db *pebble.DB) error {
+			return db.Set([]byte{keyFormat}, append([]byte(formatName), formatVersion+1), nil)
+		},
 		"another name":  func(db *pebble.DB) error { return db.Set([]byte{keyFormat}, []byte("overstudy\x01"), nil) },
 		"without words": func(db *pebble.DB) error { return db.Set([]byte{keyFormat}, nil, nil) },
 		"somebody else's": func(db *pebble.DB) error {
