@@ -39,8 +39,9 @@ func (m *Mirror) poll(ctx context.Context) error {
 }
 
 // pollCopies takes the checkpoint of the first copy that has one as new as the pending one,
-// or newer. Its age stays what it was: a copy cannot vouch for upstream.
-func (m *Mirror) pollCopies(ctx context.Context) (found bool) {
+// or newer. Its age stays what it was: a copy cannot vouch for upstream. The error is not
+// about a copy: a fork, or of the tree.
+func (m *Mirror) pollCopies(ctx context.Context) (found bool, err error) {
 	for _, p := range m.copies() {
 		m.read(p)
 		raw, err := p.checkpoint(ctx)
@@ -54,17 +55,17 @@ func (m *Mirror) pollCopies(ctx context.Context) (found bool) {
 		)
 		switch {
 		case ctx.Err() != nil:
-			return false
+			return false, ctx.Err()
 		case err == nil:
 			m.served(p)
-			return true
+			return true, nil
 		case errors.As(err, &fork) || errors.As(err, &broken):
-			return false // the next round meets it again
+			return false, err
 		case !errors.As(err, &behind):
 			m.setAside(p, err)
 		}
 	}
-	return false
+	return false, nil
 }
 
 // accept takes a checkpoint that is new to us: it verifies the signature, then that the

@@ -100,11 +100,11 @@ func (g *grower) use(p *place) {
 // piece fetches the entries before the window, from the best place that has them, and
 // commits them.
 func (g *grower) piece(ctx context.Context, s *storage.State) error {
-	var last error = errNoSource
+	var last error
 	for _, p := range append(g.m.copies(), g.m.places[0]) {
 		start := time.Now()
 		g.use(p)
-		before, err := g.m.tree.State().Minimum, g.prepend(ctx, s)
+		err := g.prepend(ctx, s)
 		var broken *storageError
 		switch {
 		case ctx.Err() != nil:
@@ -113,7 +113,7 @@ func (g *grower) piece(ctx context.Context, s *storage.State) error {
 			if !p.upstream {
 				g.m.served(p)
 			}
-			g.m.grew(before-g.m.tree.State().Minimum, time.Since(start))
+			g.m.grew(s.Minimum-g.m.tree.State().Minimum, time.Since(start))
 			return nil
 		case errors.As(err, &broken):
 			return err

@@ -204,8 +204,15 @@ func (m *Mirror) round(ctx context.Context) error {
 	for {
 		polled := time.Now()
 		away := m.poll(ctx)
-		if away != nil && !(gone(away) && m.pollCopies(ctx)) {
-			return away
+		if away != nil {
+			if !gone(away) {
+				return away
+			}
+			if found, err := m.pollCopies(ctx); err != nil {
+				return err
+			} else if !found {
+				return away
+			}
 		}
 		for away != nil || time.Since(polled) < m.cfg.Poll {
 			s := m.tree.State()

@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -116,12 +115,3 @@ func (e *SourceError) Error() string {
 
 // Unwrap returns the cause.
 func (e *SourceError) Unwrap() error { return e.Err }
-
-// WindowError says that the window cannot begin yet.
-type WindowError struct{ Minimum, Size uint64 }
-
-func (e *WindowError) Error() string {
-	return fmt.Sprintf("minimum_index %d lies beyond the log's %d entries: nothing is copied until the log has grown, or minimum_index is changed", e.Minimum, e.Size)
-}
-
-var errNoSource = errors.New("no source can be asked at the moment")

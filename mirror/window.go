@@ -3,12 +3,20 @@ package mirror
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/understudy-log/understudy/storage"
 )
 
 // NoHistory is the Config.HistoryTo of a window that never grows backwards.
 const NoHistory = ^uint64(0)
+
+// WindowError says that the window cannot begin yet.
+type WindowError struct{ Minimum, Size uint64 }
+
+func (e *WindowError) Error() string {
+	return fmt.Sprintf("minimum_index %d lies beyond the log's %d entries: nothing is copied until the log has grown, or minimum_index is changed", e.Minimum, e.Size)
+}
 
 // windowed says whether a copy that has yet to begin begins with a window.
 func (c *Config) windowed() bool { return c.MinimumIndex > 0 || c.LastEntries > 0 }

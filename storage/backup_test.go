@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -134,6 +135,40 @@ func TestBackupToAFullDisk(t *testing.T) {
 	}
 }
 
+// TestBackupsAtOnce: of backups asked for at the same time each is whole, and one that fails
+// leaves nothing of a database.
+func TestBackupsAtOnce(t *testing.T) {
+	disk := vfs.NewMem()
+	f := &faults{ops: []operation{opSync}, path: incoming + "/backup", err: syscall.EIO}
+	db := createDB(t, Options{FS: &hookFS{disk, f.before}, manyBytes: 1})
+	defer closeDB(t, db)
+	tree := createTree(t, db, "log")
+	extend(t, tree, testEntries(3000))
+	var running sync.WaitGroup
+	for i := range 8 {
+		running.Go(func() {
+			if err := db.Backup(fmt.Sprintf("backup %d", i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	running.Wait()
+	for i := range 8 {
+		if size := wholeBackup(t, fmt.Sprintf("backup %d", i), Options{FS: disk}); size != 3000 {
+			t.Errorf("backup %d has %d entries", i, size)
+		}
+	}
+	f.on.Store(true)
+	if err := db.Backup("failed"); !errors.Is(err, syscall.EIO) {
+		t.Errorf("backup on a failing disk: %v", err)
+	}
+	f.on.Store(false)
+	if _, err := disk.Stat("failed"); err == nil {
+		t.Error("something of it is left")
+	}
+	leftInIncoming(t, db)
+}
+
 // TestFailedSweep: a database that cannot be opened is left as it was, and can be opened
 // later.
 func TestFailedSweep(t *testing.T) {
@@ -162,13 +197,7 @@ func TestDamagedLeftover(t *testing.T) {
 	entries := testEntries(9000)
 	extend(t, tree, entries[:300])
 	before := tables(t, disk)
-	rows := tree.prepare(300, entries[600:])
-	table := tree.startTable(rows)
-	if err := table.ingest(); err != nil {
-		t.Fatal(err)
-	}
-	table.discard()
-	rows.release()
+	ingestOnly(t, tree, entries[600:])
 	left := slices.DeleteFunc(tables(t, disk), func(name string) bool { return slices.Contains(before, name) })
 	closeDB(t, db)
 	if len(left) != 1 {
@@ -187,7 +216,7 @@ func TestDamagedLeftover(t *testing.T) {
 	if err == nil {
 		_, err = tree.Extend(entries[310:900], sign("log"))
 	}
-	if err == nil || !strings.Contains(err.Error(), "table of entries beyond the head") {
+	if err == nil || !strings.Contains(err.Error(), "table of entries that are not part of the tree") {
 		t.Errorf("extend: %v; the test tests nothing if it is nil", err)
 	}
 	report, err := tree.Check(context.Background(), CheckOptions{})

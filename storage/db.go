@@ -69,6 +69,7 @@ type DB struct {
 	dead   atomic.Pointer[error] // the first fatal error
 	opened atomic.Bool           // compactions may begin
 
+	backup   sync.Mutex   // held through every backup
 	freezing sync.RWMutex // held while files are frozen for a backup; shared by every write
 
 	damaged sync.Map // paths of files whose damage was logged
@@ -275,8 +276,15 @@ func (db *DB) Backup(dir string) (err error) {
 	if _, err := db.fs.Stat(dir); err == nil {
 		return fmt.Errorf("back up to %s: %w", dir, ErrExists)
 	}
+	db.backup.Lock()
+	defer db.backup.Unlock()
 	frozen := db.fs.PathJoin(db.incoming(), "backup")
-	err = errors.Join(db.freeze(frozen), db.copyBackup(frozen, dir))
+	if err = db.fs.RemoveAll(frozen); err == nil {
+		err = db.freeze(frozen)
+	}
+	if err == nil {
+		err = db.copyBackup(frozen, dir)
+	}
 	if err = errors.Join(err, db.fs.RemoveAll(frozen)); err != nil {
 		return fmt.Errorf("back up to %s: %w", dir, err)
 	}
@@ -300,26 +308,23 @@ func (db *DB) copyBackup(from, to string) error {
 		return err
 	}
 	isMarker := func(name string) bool { return strings.HasPrefix(name, "marker.") }
-	slices.SortFunc(names, func(a, b string) int {
-		if isMarker(a) != isMarker(b) {
-			return map[bool]int{false: -1, true: 1}[isMarker(a)]
-		}
-		return strings.Compare(a, b)
-	})
 	if err := makeDirectory(db.fs, to); err != nil {
 		return err
 	}
-	for i, name := range names {
-		if isMarker(name) && !isMarker(names[max(i-1, 0)]) {
-			if err := syncDirectory(db.fs, to); err != nil {
+	for _, markers := range []bool{false, true} {
+		for _, name := range names {
+			if isMarker(name) != markers {
+				continue
+			}
+			if err := vfs.LinkOrCopy(db.fs, db.fs.PathJoin(from, name), db.fs.PathJoin(to, name)); err != nil {
 				return err
 			}
 		}
-		if err := vfs.LinkOrCopy(db.fs, db.fs.PathJoin(from, name), db.fs.PathJoin(to, name)); err != nil {
+		if err := syncDirectory(db.fs, to); err != nil {
 			return err
 		}
 	}
-	return syncDirectory(db.fs, to)
+	return nil
 }
 
 // DiskUsage returns the bytes that the database takes on disk.

@@ -18,8 +18,8 @@ const incoming = "incoming"
 
 // entryTable is a table of many entries. It becomes part of the database, durably, before
 // the commit that makes the entries part of the tree: so they take no way through WAL,
-// memtable and compactions. Rows beyond the head are nothing: no answer is made from them,
-// and the next Extend writes them anew.
+// memtable and compactions. Rows beyond the head, or below the minimum index, are nothing:
+// no answer is made from them, and the next Extend or Prepend writes them anew.
 type entryTable struct {
 	db   *DB
 	path string
@@ -79,7 +79,7 @@ func (e *entryTable) ingest() error {
 	e.db.freezing.RUnlock()
 	switch {
 	case pebble.IsCorruptionError(err):
-		return e.db.readError("table of entries beyond the head", err)
+		return e.db.readError("table of entries that are not part of the tree", err)
 	case err != nil:
 		e.db.fail(err)
 	}

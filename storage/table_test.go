@@ -76,6 +76,18 @@ func (t *Tree) entryBeyond() (index uint64, ok bool) {
 	return must(lastUint64(it.Key())), true
 }
 
+// ingestOnly does what an Extend does before a crash between table and commit.
+func ingestOnly(t *testing.T, tree *Tree, entries [][]byte) {
+	t.Helper()
+	rows := tree.prepare(tree.State().Head.Size, entries)
+	defer rows.release()
+	table := tree.startTable(rows)
+	defer table.discard()
+	if err := table.ingest(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestTableWithoutCommit: a crash after a table was ingested and before its commit. Nobody
 // sees its entries, also where what comes next is less, and Check finds all in order.
 func TestTableWithoutCommit(t *testing.T) {
@@ -84,13 +96,7 @@ func TestTableWithoutCommit(t *testing.T) {
 	tree := createTree(t, db, "log")
 	entries := testEntries(900)
 	extend(t, tree, entries[:300])
-	rows := tree.prepare(300, entries[600:])
-	table := tree.startTable(rows)
-	if err := table.ingest(); err != nil {
-		t.Fatal(err)
-	}
-	table.discard()
-	rows.release()
+	ingestOnly(t, tree, entries[600:])
 	for _, manyBytes := range []int{1, 1 << 30} {
 		o.manyBytes = manyBytes
 		db = reopen(t, db, o)

@@ -102,7 +102,7 @@ type HistoryConfig struct {
 	To   uint64 // index down to which it grows; 0 is all of it
 }
 
-var historyHint = "write full, none, or {to: INDEX} with a multiple of 256"
+const historyHint = "write full, none, or {to: INDEX} with a multiple of 256"
 
 // UnmarshalYAML reads full, none or {to: INDEX}; its errors know where they are.
 func (h *HistoryConfig) UnmarshalYAML(node ast.Node) error {
@@ -349,11 +349,14 @@ func isLogURL(s string) bool {
 // completeWindow checks where a window begins and how far it grows.
 func (c *Config) completeWindow(i int, log *LogConfig) error {
 	if log.Coverage == "full" {
-		for key, set := range map[string]bool{
-			"minimum_index": log.MinimumIndex != nil, "window": log.Window != 0, "history": log.History != HistoryConfig{},
+		for _, part := range []struct {
+			key string
+			set bool
+		}{
+			{"minimum_index", log.MinimumIndex != nil}, {"window", log.Window != 0}, {"history", log.History != HistoryConfig{}},
 		} {
-			if set {
-				return c.mistake(fmt.Sprintf("%s needs \"coverage: window\"", key), "logs", i, key)
+			if part.set {
+				return c.mistake(fmt.Sprintf("%s needs \"coverage: window\"", part.key), "logs", i, part.key)
 			}
 		}
 		return nil

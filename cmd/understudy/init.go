@@ -12,8 +12,8 @@ import (
 // initialConfig is what "init" writes and what serve uses without a file.
 const initialConfig = `# Configuration of Understudy. Relative paths start at the folder of this file.
 
-# Everything that is stored. Give it room: a Rekor v2 shard with 50 million
-# entries takes about 50 GB.
+# Everything that is stored. Give it room: a Rekor v2 shard with 100 million
+# entries takes about 80 GB.
 data_dir: ./understudy-data
 
 listen:
