@@ -24,6 +24,9 @@ type CheckOptions struct {
 	Progress func(done, total uint64)
 	// MaxProblems ends the check early; 0 is 100.
 	MaxProblems int
+	// Pace is told about how many bytes were read, and waits as long as it likes: for a check
+	// of a tree in use. It leaves out what would hold up changes: rows that belong to nothing.
+	Pace func(ctx context.Context, bytes int) error
 }
 
 // Report is what Check found.
@@ -46,37 +49,64 @@ var errTooMany = errors.New("too many problems")
 // tiles, tiles against the root, the leaf index against the entries, the head against
 // the signed checkpoint that it equals or precedes, and the archive against itself. It
 // costs O(n) reads in key order and little memory. The error is about reading; what is
-// wrong with the tree is in the report.
+// wrong with the tree is in the report, and then in Damage.
 func (t *Tree) Check(ctx context.Context, o CheckOptions) (Report, error) {
+	began := t.db.damages.now()
 	t.write.Lock() // so that the snapshot is of the state, to the row
-	v := t.View()
+	v, edge := t.View(), t.edge
 	t.write.Unlock()
+	v.broken = nil
 	defer v.Close()
 	if o.MaxProblems == 0 {
 		o.MaxProblems = 100
 	}
-	c := &checker{View: v, o: o, report: Report{Origin: t.origin, Head: v.state.Head, Minimum: v.state.Minimum, SignaturesChecked: o.Verify != nil}}
+	c := &checker{View: v, edge: edge, o: o, report: Report{Origin: t.origin, Head: v.state.Head, Minimum: v.state.Minimum, SignaturesChecked: o.Verify != nil}}
 	if _, err := rand.Read(c.secret[:]); err != nil {
 		return c.report, err
 	}
-	for _, step := range []func(context.Context) error{c.checkpoints, c.head, c.entries, c.strays, c.leaves} {
+	noted := func() {
+		for _, p := range c.report.Problems {
+			t.db.damages.add(t.id, p)
+		}
+	}
+	defer noted()
+	for _, step := range []func(context.Context) error{c.head, c.checkpoints, c.entries, c.strays, c.leaves} {
 		if err := step(ctx); errors.Is(err, errTooMany) {
-			break
+			return c.report, nil
 		} else if err != nil {
 			return c.report, fmt.Errorf("check %q: %w", t.origin, err)
 		}
 	}
+	noted()
+	t.db.damages.forget(t.id, began)
 	return c.report, nil
+}
+
+// pace lets a check of a tree in use wait, and then go on with a new snapshot: an old one
+// keeps everything that was written over.
+func (c *checker) pace(ctx context.Context, bytes int) error {
+	if c.o.Pace == nil {
+		return ctx.Err()
+	}
+	if err := c.o.Pace(ctx, bytes); err != nil {
+		return err
+	}
+	c.snap.Close()
+	c.snapshot()
+	return nil
 }
 
 type checker struct {
 	*View
+	edge   edge // of the tree; nil if it is broken
 	o      CheckOptions
 	report Report
 	secret [16]byte
-	// Fingerprints of the set of leaf rows: as it should be, and as it is.
-	want, have fingerprint
+	// Fingerprints of the set of leaf rows, by the first bits of the hash: as it should be, and
+	// as it is.
+	want, have [leafBuckets]fingerprint
 	run        run
+	read       int // bytes of entries
 }
 
 // run is entries [start, end) that share one problem, the one of that number.
@@ -94,9 +124,18 @@ func (s *State) records() []byte {
 	return b
 }
 
+// problem notes what is wrong with something that cannot be had again.
 func (c *checker) problem(place, format string, args ...any) error {
-	p := DamageError{place, fmt.Sprintf(format, args...)}
-	if slices.Contains(c.report.Problems, p) {
+	return c.note(&DamageError{Place: place, Problem: fmt.Sprintf(format, args...)})
+}
+
+// wrong notes what is wrong with rows that Repair writes anew.
+func (c *checker) wrong(rows keyRange, place, format string, args ...any) error {
+	return c.note(&DamageError{Place: place, Problem: fmt.Sprintf(format, args...), rows: []keyRange{rows}})
+}
+
+func (c *checker) add(p DamageError) error {
+	if slices.ContainsFunc(c.report.Problems, func(k DamageError) bool { return k.Place == p.Place && k.Problem == p.Problem }) {
 		return nil // met again on another way
 	}
 	c.report.Problems = append(c.report.Problems, p)
@@ -106,22 +145,40 @@ func (c *checker) problem(place, format string, args ...any) error {
 	return nil
 }
 
-// note is problem for an error that may be a *DamageError.
+// note adds an error that may be a *DamageError to the problems.
 func (c *checker) note(err error) error {
 	var damage *DamageError
 	if errors.As(err, &damage) {
-		return c.problem(damage.Place, "%s", damage.Problem)
+		return c.add(*damage)
 	}
 	return err
 }
 
-func (c *checker) checkpoints(context.Context) error {
-	return c.note(c.Checkpoints(0, ^uint64(0), func(row Checkpoint) error {
-		c.report.Checkpoints++
-		place := fmt.Sprintf("checkpoint of size %d", row.Size)
-		return c.checkpoint(place, row)
-	}))
+func (c *checker) checkpoints(ctx context.Context) error {
+	for first := uint64(0); ; {
+		bytes := 0
+		err := c.Checkpoints(first, ^uint64(0), func(row Checkpoint) error {
+			if bytes >= paceBytes && row.Size > first {
+				first = row.Size
+				return errPause
+			}
+			bytes += len(row.Raw)
+			c.report.Checkpoints++
+			return c.checkpoint(fmt.Sprintf("checkpoint of size %d", row.Size), row)
+		})
+		if err != errPause {
+			return c.note(err)
+		}
+		if err := c.pace(ctx, bytes); err != nil {
+			return err
+		}
+	}
 }
+
+// paceBytes is about how many bytes are read between two pauses.
+const paceBytes = 64 << 10
+
+var errPause = errors.New("pause")
 
 func (c *checker) checkpoint(place string, row Checkpoint) error {
 	var parsed log.Checkpoint
@@ -180,6 +237,9 @@ func (c *checker) head(context.Context) error {
 // entries rebuilds the tree from the entries and holds every tile against it.
 func (c *checker) entries(ctx context.Context) error {
 	size := c.state.Head.Size
+	if err := c.border(); err != nil {
+		return err
+	}
 	border, err := c.tree.db.loadEdge(c.snap, c.tree.id, c.state.Minimum)
 	if err != nil {
 		return c.note(err)
@@ -190,7 +250,14 @@ func (c *checker) entries(ctx context.Context) error {
 			return err
 		}
 		end := min(start+1<<16, size)
+		if c.o.Pace != nil {
+			end = min(start+tileWidth, size)
+		}
+		read := c.read
 		if err := c.rebuild(&g, start, end); err != nil {
+			return err
+		}
+		if err := c.pace(ctx, c.read-read); err != nil {
 			return err
 		}
 		if c.o.Progress != nil {
@@ -206,6 +273,40 @@ func (c *checker) entries(ctx context.Context) error {
 	return nil
 }
 
+// border verifies the tiles that reach from before the window into it, which cannot be
+// rebuilt: a full one by its node in the tile above, those of the right border of the tree
+// by what was verified when it was opened.
+func (c *checker) border() error {
+	if c.edge == nil {
+		return c.note(c.tree.Broken())
+	}
+	size, minimum := c.state.Head.Size, c.state.Minimum
+	for level := 0; minimum>>(tileHeight*level) > 0; level++ {
+		index := firstTile(minimum, level)
+		if widthAt(minimum, level, index) == 0 {
+			continue
+		}
+		width := widthAt(size, level, index)
+		raw, err := c.readTile(level, index, width)
+		good := err == nil && width < tileWidth && bytes.Equal(raw, c.edge[level])
+		if err == nil && width == tileWidth {
+			at := int(index % tileWidth)
+			var above []byte
+			above, err = c.readTile(level+1, index/tileWidth, at+1)
+			good = err == nil && foldHashes(raw) == Hash(above[at*HashSize:])
+		}
+		if err != nil {
+			err = c.note(err)
+		} else if !good {
+			err = c.wrong(rowOf(c.tree.id.tile(level, index)), tilePlace(level, index), "does not hash to its node")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // rebuild adds the entries [start, end). A missing entry is reported and replaced by
 // its leaf hash, so that what follows is still checked. Entries in a row with the same
 // problem, such as those of a damaged block, are one problem.
@@ -213,6 +314,7 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 	for g.size < end {
 		err := c.Entries(g.size, end, func(_ uint64, entry []byte) error {
 			c.report.Entries++
+			c.read += len(entry)
 			return c.addLeaf(g, LeafHash(entry))
 		})
 		if err == nil {
@@ -268,7 +370,9 @@ func (c *checker) lost(index uint64, err error) error {
 	r := &c.run
 	if r.start < r.end && r.end == index && r.number < len(c.report.Problems) && c.report.Problems[r.number].Problem == problemOf(err) {
 		r.end++
-		c.report.Problems[r.number].Place = fmt.Sprintf("each of the entries %d to %d", r.start, index)
+		p := &c.report.Problems[r.number]
+		p.Place = fmt.Sprintf("each of the entries %d to %d", r.start, index)
+		p.rows = mergeRanges(append(p.rows, keyRange{c.tree.id.entry(r.start), rowOf(c.tree.id.entry(index)).upper}))
 		return nil
 	}
 	c.run = run{number: len(c.report.Problems), start: index, end: index + 1}
@@ -276,24 +380,28 @@ func (c *checker) lost(index uint64, err error) error {
 }
 
 func (c *checker) addLeaf(g *growth, hash Hash) error {
-	c.want.add(c.secret, c.tree.id.leaf(hash, g.size))
+	c.want[leafBucket(hash[:])].add(c.secret, c.tree.id.leaf(hash, g.size))
 	return g.add(0, hash)
 }
 
 func (c *checker) compareTile(level int, index uint64, want []byte) error {
 	c.report.Tiles++
 	width := len(want) / HashSize
-	have, err := c.tree.db.readTile(c.snap, c.tree.id, level, index, width)
+	have, err := c.readTile(level, index, width)
 	if err != nil {
 		return c.note(err)
 	}
-	if bytes.Equal(have[:len(want)], want) {
+	if bytes.Equal(have, want) {
 		return nil
 	}
 	for i := range width {
 		if !bytes.Equal(have[i*HashSize:(i+1)*HashSize], want[i*HashSize:(i+1)*HashSize]) {
 			first := (index*tileWidth + uint64(i)) << (tileHeight * level)
-			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "differs from the entries, first at hash %d (entry %d)", i, first)
+			rows := []keyRange{rowOf(c.tree.id.tile(level, index))}
+			if level == 0 { // either may be wrong
+				rows = append(rows, keyRange{c.tree.id.entry(first), c.tree.id.entry(index*tileWidth + uint64(width))})
+			}
+			return c.note(&DamageError{Place: tilePlace(level, index), Problem: fmt.Sprintf("differs from the entries, first at hash %d (entry %d)", i, first), rows: rows})
 		}
 	}
 	return nil
@@ -303,6 +411,9 @@ func (c *checker) compareTile(level int, index uint64, want []byte) error {
 // right behind the one or right before the other are no problem: a crash left them of an
 // Extend or a Prepend (see entryTable).
 func (c *checker) strays(context.Context) error {
+	if c.o.Pace != nil {
+		return nil // the tree has grown meanwhile
+	}
 	size, minimum := c.state.Head.Size, c.state.Minimum
 	next := size
 	first, last := c.tree.id.all(keyEntry)
@@ -312,7 +423,7 @@ func (c *checker) strays(context.Context) error {
 			next++
 			return nil
 		}
-		return c.problem(fmt.Sprintf("entry %d", index), "stands beyond the head")
+		return c.wrong(rowOf(slices.Clone(key)), entryPlace(index), "stands beyond the head")
 	}); err != nil {
 		return err
 	}
@@ -337,14 +448,14 @@ func (c *checker) strays(context.Context) error {
 	lower, upper := c.tree.id.all(keyTile)
 	return c.table(lower, upper, func(key, value []byte) error {
 		if len(key) != 18 {
-			return c.problem("tiles", "have a key of %d bytes", len(key))
+			return c.wrong(rowOf(slices.Clone(key)), "tiles", "have a key of %d bytes", len(key))
 		}
 		level, index := int(key[9]), binary.BigEndian.Uint64(key[10:])
 		if width := widthAt(size, level, index); len(value) > width*HashSize || width == 0 {
-			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "stands beyond the head")
+			return c.wrong(rowOf(slices.Clone(key)), tilePlace(level, index), "stands beyond the head")
 		}
 		if index < firstTile(minimum, level) {
-			return c.problem(fmt.Sprintf("tile %d/%d", level, index), "stands below the minimum index")
+			return c.wrong(rowOf(slices.Clone(key)), tilePlace(level, index), "stands below the minimum index")
 		}
 		return nil
 	})
@@ -354,44 +465,79 @@ func (c *checker) below(r run) error {
 	if r.start == r.end {
 		return nil
 	}
-	return c.problem(fmt.Sprintf("each of the entries %d to %d", r.start, r.end-1), "stands below the minimum index %d", c.state.Minimum)
+	rows := keyRange{c.tree.id.entry(r.start), c.tree.id.entry(r.end)}
+	return c.wrong(rows, fmt.Sprintf("each of the entries %d to %d", r.start, r.end-1), "stands below the minimum index %d", c.state.Minimum)
+}
+
+// leafBuckets is into how many parts the leaf index is divided.
+const leafBuckets = 4096
+
+// leafBucket returns the part that a hash is in.
+func leafBucket(hash []byte) int { return int(binary.BigEndian.Uint16(hash)) / (1 << 16 / leafBuckets) }
+
+// bucketRange returns the rows of a part of the leaf index.
+func (id treeID) bucketRange(bucket int) keyRange {
+	bound := func(bucket int) []byte {
+		return binary.BigEndian.AppendUint16(id.key(keyLeaf, 11), uint16(bucket*(1<<16/leafBuckets)))
+	}
+	if bucket == leafBuckets-1 {
+		_, upper := id.all(keyLeaf)
+		return keyRange{bound(bucket), upper}
+	}
+	return keyRange{bound(bucket), bound(bucket + 1)}
 }
 
 // leaves holds the leaf index against the entries, as sets: both are read in their own
-// order and compared by fingerprint. Only if those differ are rows looked up one by one.
+// order and compared by fingerprint. Only where those differ are rows looked up one by one.
 func (c *checker) leaves(ctx context.Context) error {
-	lower, upper := c.tree.id.all(keyLeaf)
-	if err := c.table(lower, upper, func(key, _ []byte) error {
-		c.have.add(c.secret, key)
+	before := len(c.report.Problems)
+	if err := c.leafRows(ctx, func(key []byte) error {
+		index, _ := lastUint64(key)
+		if c.o.Pace != nil && c.state.holds(index) != nil {
+			return nil // committed meanwhile
+		}
+		c.have[leafBucket(key[9:])].add(c.secret, key)
 		return nil
 	}); err != nil {
 		return err
 	}
-	if c.want == c.have {
-		return nil
+	if c.want == c.have || slices.ContainsFunc(c.report.Problems[before:], func(p DamageError) bool { return strings.HasPrefix(p.Problem, unreadable) }) {
+		return nil // or a file cannot be read, and each of its rows would be met one by one
 	}
-	found, unknown := len(c.report.Problems), false
-	if err := c.table(lower, upper, func(key, _ []byte) error {
-		index, _ := lastUint64(key)
-		if index >= c.state.Head.Size {
-			return c.problem("leaf index", "has a row for entry %d, beyond the head", index)
+	// Every row that is missing or wrong is in one of these.
+	for bucket := range leafBuckets {
+		if c.want[bucket] != c.have[bucket] {
+			c.tree.db.damages.add(c.tree.id, DamageError{Place: fmt.Sprintf("leaf index, part %d of %d,", bucket+1, leafBuckets),
+				Problem: "differs from the entries", rows: []keyRange{c.tree.id.bucketRange(bucket)}})
 		}
-		if index < c.state.Minimum {
-			return c.problem("leaf index", "has a row for entry %d, below the minimum index", index)
+	}
+	differs := func(hash []byte) bool { b := leafBucket(hash); return c.want[b] != c.have[b] }
+	found, unknown := len(c.report.Problems), false
+	if err := c.leafRows(ctx, func(key []byte) error {
+		index, _ := lastUint64(key)
+		switch {
+		case !differs(key[9:]) || c.o.Pace != nil && c.state.holds(index) != nil:
+			return nil
+		case index >= c.state.Head.Size:
+			return c.wrong(rowOf(slices.Clone(key)), "leaf index", "has a row for entry %d, beyond the head", index)
+		case index < c.state.Minimum:
+			return c.wrong(rowOf(slices.Clone(key)), "leaf index", "has a row for entry %d, below the minimum index", index)
 		}
 		if hash, err := c.LeafHash(index); err != nil {
 			unknown = true
 			return c.note(err)
 		} else if !bytes.Equal(key, c.tree.id.leaf(hash, index)) {
-			return c.problem("leaf index", "has a wrong row for entry %d", index)
+			return c.wrong(rowOf(slices.Clone(key)), "leaf index", "has a wrong row for entry %d", index)
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
 	for index := c.state.Minimum; index < c.state.Head.Size; index++ {
-		if err := ctx.Err(); err != nil {
-			return err
+		if index%tileWidth == 0 {
+			if err := c.pace(ctx, tileWidth*HashSize); err != nil {
+				return err
+			}
 		}
 		hash, err := c.LeafHash(index)
 		if err != nil {
@@ -401,9 +547,11 @@ func (c *checker) leaves(ctx context.Context) error {
 			}
 			continue
 		}
-		if _, err := get(c.snap, c.tree.id.leaf(hash, index)); err != nil {
-			place := fmt.Sprintf("leaf index row of entry %d", index)
-			if err := c.note(c.tree.db.readError(place, err)); err != nil {
+		if !differs(hash[:]) {
+			continue
+		}
+		if _, err := c.get(c.tree.id.leaf(hash, index), func() string { return fmt.Sprintf("leaf index row of entry %d", index) }); err != nil {
+			if err := c.note(err); err != nil {
 				return err
 			}
 		}
@@ -414,9 +562,35 @@ func (c *checker) leaves(ctx context.Context) error {
 	return nil
 }
 
+// leafRows calls yield for the rows of the leaf index.
+func (c *checker) leafRows(ctx context.Context, yield func(key []byte) error) error {
+	lower, upper := c.tree.id.all(keyLeaf)
+	for {
+		bytes := 0
+		err := c.table(lower, upper, func(key, _ []byte) error {
+			if bytes >= paceBytes && c.o.Pace != nil {
+				lower = append(lower[:0], key...)
+				return errPause
+			}
+			bytes += len(key)
+			if len(key) != 25 {
+				return c.wrong(rowOf(slices.Clone(key)), "leaf index", "has a key of %d bytes", len(key))
+			}
+			return yield(key)
+		})
+		if err != errPause {
+			return err
+		}
+		if err := c.pace(ctx, bytes); err != nil {
+			return err
+		}
+	}
+}
+
 // table calls yield for every row of a table; one that cannot be read is a problem.
 func (c *checker) table(lower, upper []byte, yield func(key, value []byte) error) error {
-	return c.note(c.rows(lower, upper, func() string { return fmt.Sprintf("table %q", lower[:1]) }, yield))
+	place := func() ([]byte, string) { return nil, fmt.Sprintf("table %q", lower[:1]) }
+	return c.note(c.rows(lower, upper, place, yield))
 }
 
 // fingerprint is the sum modulo 2^128 of keyed hashes: equal for equal sets, in any

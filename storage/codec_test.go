@@ -96,6 +96,8 @@ func FuzzStoredRubbish(f *testing.F) {
 }
 
 func TestStoredRefused(t *testing.T) {
+	v := newTestTree(t, "log").View()
+	defer v.Close()
 	for name, stored := range map[string][]byte{
 		"nothing":                  {},
 		"unknown codec":            {2, 'a'},
@@ -108,7 +110,7 @@ func TestStoredRefused(t *testing.T) {
 		if entry, err := appendEntry(nil, stored); err == nil {
 			t.Errorf("%s: gave %q", name, entry)
 		}
-		if _, err := decodeEntry(nil, 7, stored); !errors.As(err, new(*DamageError)) {
+		if _, err := v.decodeEntry(nil, 7, stored); !errors.As(err, new(*DamageError)) {
 			t.Errorf("%s: %v is no damage", name, err)
 		}
 	}

@@ -72,7 +72,11 @@ type DB struct {
 	backup   sync.Mutex   // held through every backup
 	freezing sync.RWMutex // held while files are frozen for a backup; shared by every write
 
+	damages damages
 	damaged sync.Map // paths of files whose damage was logged
+
+	swap  sync.RWMutex // held while rows are written anew; guards swaps
+	swaps uint64       // how often that was done
 }
 
 // Exists says whether dir holds a database.
@@ -126,6 +130,7 @@ func syncDirectory(files vfs.FS, dir string) error {
 
 func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
 	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}}
+	db.damages.known, db.damages.changed = map[treeID][]DamageError{}, make(chan struct{})
 	db.fs = &ownFS{FS: fileSystem(o), dir: dir, fail: db.fail}
 	if db.manyBytes = o.manyBytes; db.manyBytes == 0 {
 		db.manyBytes = manyBytes
@@ -229,7 +234,7 @@ func (db *DB) load(readOnly bool) error {
 		if err != nil {
 			// STYLE 8: a damaged tree stops that tree, not the others.
 			db.logger.Error("tree cannot be opened", "origin", origin, "error", err)
-			t = &Tree{db: db, origin: origin, id: id, damaged: err}
+			t = &Tree{db: db, origin: origin, id: id, lost: err}
 		}
 		db.trees[origin] = t
 		return nil
@@ -383,8 +388,8 @@ func (db *DB) OpenTree(origin string) (*Tree, error) {
 	if !ok {
 		return nil, fmt.Errorf("tree of %q: %w", origin, ErrNotExist)
 	}
-	if t.damaged != nil {
-		return nil, fmt.Errorf("tree of %q: %w", origin, t.damaged)
+	if t.lost != nil {
+		return nil, fmt.Errorf("tree of %q: %w", origin, t.lost)
 	}
 	return t, nil
 }

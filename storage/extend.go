@@ -84,6 +84,8 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 		return nil, fmt.Errorf("extend %q: %w", t.origin, ErrQuarantined)
 	case t.db.options.ReadOnly:
 		return nil, fmt.Errorf("extend %q: %w", t.origin, pebble.ErrReadOnly)
+	case t.Broken() != nil:
+		return nil, fmt.Errorf("extend %q: %w", t.origin, t.Broken())
 	}
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
@@ -270,7 +272,7 @@ func (t *Tree) archive(b *pebble.Batch, c *Checkpoint) error {
 		held.LastSeen = later(held.LastSeen, c.LastSeen)
 		*c = held
 	case !errors.Is(err, pebble.ErrNotFound):
-		return t.db.readError(place, err)
+		return t.db.readError(key, place, err)
 	}
 	return b.Set(key, encodeCheckpoint(*c), nil)
 }

@@ -1,9 +1,12 @@
 package storage
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -20,6 +23,9 @@ func fileSystem(o Options) vfs.FS {
 // at once, so that on a file system that does not keep the order of directory entries a
 // crash could leave a marker that names a MANIFEST which is not there.
 //
+// What the disk does not give any more of a table is damage, like what it gives wrong: the
+// sector is lost, the process is not.
+//
 // It reports what fails in a WAL file of the database itself: of some of that Pebble makes a
 // panic that nobody can catch.
 type ownFS struct {
@@ -29,6 +35,34 @@ type ownFS struct {
 }
 
 func (f *ownFS) Unwrap() vfs.FS { return f.FS }
+
+// Open implements vfs.FS.
+func (f *ownFS) Open(name string, o ...vfs.OpenOption) (vfs.File, error) {
+	file, err := f.FS.Open(name, o...)
+	if err != nil || !strings.HasSuffix(name, ".sst") {
+		return file, err
+	}
+	return &tableFile{file}, nil
+}
+
+// tableFile is a table that is being read.
+type tableFile struct{ vfs.File }
+
+// ReadAt implements vfs.File.
+func (f *tableFile) ReadAt(b []byte, at int64) (int, error) {
+	n, err := f.File.ReadAt(b, at)
+	if errors.Is(err, syscall.EIO) {
+		err = &lostSectorError{err}
+	}
+	return n, err
+}
+
+// lostSectorError is the error of a disk that cannot read a part of a table, as damage.
+type lostSectorError struct{ err error }
+
+func (e *lostSectorError) Error() string        { return e.err.Error() }
+func (e *lostSectorError) Unwrap() error        { return e.err }
+func (e *lostSectorError) Is(target error) bool { return target == pebble.ErrCorruption }
 
 // Create implements vfs.FS.
 func (f *ownFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {

@@ -123,6 +123,18 @@ type failer interface {
 	Fatalf(format string, args ...any)
 }
 
+// from is another place that has the log.
+func (n *naiveTree) from(entries [][]byte) Elsewhere {
+	return Elsewhere{
+		Tile: func(_ context.Context, id TileID, accept func([]byte) error) error {
+			return accept(n.tile(id.Level, id.Index, id.Width))
+		},
+		Bundle: func(_ context.Context, index uint64, width int, accept func([][]byte) error) error {
+			return accept(entries[index*tileWidth:][:width])
+		},
+	}
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

@@ -45,19 +45,27 @@ func (t *Tree) startTable(rows *entryRows) *entryTable {
 }
 
 func (e *entryTable) write(rows *entryRows) error {
-	file, err := e.db.fs.Create(e.path, vfs.WriteCategoryUnspecified)
+	w, err := e.db.newTable(e.path, rows.packed())
 	if err != nil {
 		return err
 	}
-	o := e.db.options.MakeWriterOptions(lastLevel, e.db.pebble.TableFormat())
-	if rows.packed() {
-		o.Compression = block.FastestCompression // the better ones gain next to nothing then
-	}
-	w := sstable.NewWriter(objstorageprovider.NewFileWritable(file), o)
 	err = rows.each(func(index uint64, _ Hash, stored []byte) error {
 		return w.Set(rows.tree.id.entry(index), stored)
 	})
 	return errors.Join(err, w.Close()) // Close syncs
+}
+
+// newTable begins a table of rows in order of key. Close syncs it.
+func (db *DB) newTable(path string, packed bool) (*sstable.Writer, error) {
+	file, err := db.fs.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return nil, err
+	}
+	o := db.options.MakeWriterOptions(lastLevel, db.pebble.TableFormat())
+	if packed {
+		o.Compression = block.FastestCompression // the better ones gain next to nothing then
+	}
+	return sstable.NewWriter(objstorageprovider.NewFileWritable(file), o), nil
 }
 
 // ingest makes the table a part of the database. If that fails, the process must end;
@@ -79,7 +87,7 @@ func (e *entryTable) ingest() error {
 	e.db.freezing.RUnlock()
 	switch {
 	case pebble.IsCorruptionError(err):
-		return e.db.readError("table of entries that are not part of the tree", err)
+		return e.db.readError(nil, "table of entries that are not part of the tree", err)
 	case err != nil:
 		e.db.fail(err)
 	}

@@ -53,17 +53,24 @@ func foldHashes(raw []byte) Hash {
 	return NodeHash(foldHashes(raw[:half]), foldHashes(raw[half:]))
 }
 
-// readTile returns the stored bytes of a tile, at least the given width of them.
+func tilePlace(level int, index uint64) string { return fmt.Sprintf("tile %d/%d", level, index) }
+
+// readTile returns the first hashes of a stored tile.
 func (db *DB) readTile(r pebble.Reader, id treeID, level int, index uint64, width int) ([]byte, error) {
-	place := fmt.Sprintf("tile %d/%d", level, index)
-	raw, err := get(r, id.tile(level, index))
+	key := id.tile(level, index)
+	raw, err := get(r, key)
 	if err != nil {
-		return nil, db.readError(place, err)
+		return nil, db.readError(key, tilePlace(level, index), err)
 	}
+	return db.cutTile(id, level, index, width, raw)
+}
+
+// cutTile returns the first hashes of what is stored of a tile.
+func (db *DB) cutTile(id treeID, level int, index uint64, width int, raw []byte) ([]byte, error) {
 	if len(raw)%HashSize != 0 || len(raw) > tileWidth*HashSize || len(raw) < width*HashSize {
-		return nil, &DamageError{Place: place, Problem: fmt.Sprintf("has %d bytes, want %d hashes", len(raw), width)}
+		return nil, db.damage(id.tile(level, index), tilePlace(level, index), fmt.Sprintf("has %d bytes, want %d hashes", len(raw), width))
 	}
-	return raw, nil
+	return raw[: width*HashSize : width*HashSize], nil
 }
 
 // widthAt returns the width of the tile (level, index) in a tree of the given size.
@@ -99,7 +106,7 @@ func (db *DB) loadEdge(r pebble.Reader, id treeID, size uint64) (edge, error) {
 		if err != nil {
 			return nil, err
 		}
-		e = append(e, raw[:width*HashSize:width*HashSize])
+		e = append(e, raw)
 	}
 	return e, nil
 }

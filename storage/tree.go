@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -13,12 +14,13 @@ import (
 // Tree is the append-only Merkle tree of one origin. Its methods may be called
 // concurrently; changes are made one at a time.
 type Tree struct {
-	db      *DB
-	origin  string
-	id      treeID
-	damaged error // why the tree could not be loaded; nothing else is set then
+	db     *DB
+	origin string
+	id     treeID
+	lost   error // why the tree could not be loaded; nothing else is set then
 
-	state atomic.Pointer[State]
+	state  atomic.Pointer[State]
+	broken atomic.Pointer[DamageError] // why there is no edge; nil if there is
 
 	write sync.Mutex // held through every change; guards the fields below
 	edge  edge
@@ -40,20 +42,30 @@ func loadTree(db *DB, origin string, id treeID) (*Tree, error) {
 		return nil, err
 	}
 	t := newTree(db, origin, id, s)
-	if t.edge, err = db.loadEdge(db.pebble, id, s.Head.Size); err != nil {
+	if err := s.verify(); err != nil {
 		return nil, err
 	}
-	if root := t.edge.root(); root != s.Head.Root {
-		return nil, &DamageError{Place: "head", Problem: fmt.Sprintf("root at size %d is %v, but the tiles give %v", s.Head.Size, s.Head.Root, root)}
+	r, err := newRepair(t, Elsewhere{})
+	if err != nil {
+		return nil, err
 	}
-	return t, s.verify()
+	return t, r.mendEdge(context.Background())
+}
+
+// Broken returns why nothing can be proven and the tree cannot grow: the tiles of its right
+// border are damaged, and what is left cannot replace them. Repair may. It is nil else.
+func (t *Tree) Broken() error {
+	if e := t.broken.Load(); e != nil {
+		return e
+	}
+	return nil
 }
 
 // loadState reads the head record, and the rows that it names.
 func (db *DB) loadState(r pebble.Reader, id treeID) (*State, error) {
 	raw, err := get(r, id.head())
 	if err != nil {
-		return nil, db.readError("head record", err)
+		return nil, db.readError(id.head(), "head record", err)
 	}
 	s, pending, mirrored, err := decodeState(raw)
 	if err != nil {
@@ -70,7 +82,7 @@ func (db *DB) loadState(r pebble.Reader, id treeID) (*State, error) {
 	case errors.Is(err, pebble.ErrNotFound):
 		return &s, nil
 	case err != nil:
-		return nil, db.readError("evidence", err)
+		return nil, db.readError(id.evidence(), "evidence", err)
 	}
 	if s.Evidence, err = decodeEvidence(raw); err != nil {
 		return nil, &DamageError{Place: "evidence", Problem: "cannot be used: " + err.Error()}
@@ -97,9 +109,10 @@ func (db *DB) readCheckpoint(r pebble.Reader, id treeID, ref checkpointRef) (Che
 		return Checkpoint{}, nil
 	}
 	place := fmt.Sprintf("checkpoint of size %d", ref.head.Size)
-	raw, err := get(r, id.checkpoint(ref.head, ref.text))
+	key := id.checkpoint(ref.head, ref.text)
+	raw, err := get(r, key)
 	if err != nil {
-		return Checkpoint{}, db.readError(place, err)
+		return Checkpoint{}, db.readError(key, place, err)
 	}
 	c, err := decodeCheckpoint(ref.head, raw)
 	if err != nil || c.textHash() != ref.text {

@@ -53,13 +53,13 @@ func (o Options) pebble(db *DB) *pebble.Options {
 					db.fail(err)
 				}
 			},
-			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				if _, known := db.damaged.LoadOrStore(info.Path, true); known {
-					return // it is met at every read
-				}
-				db.logger.Error("stored data is damaged; run `understudy check`", "file", info.Path, "error", info.Details)
-			},
+			DataCorruption: db.fileDamaged,
 		},
+		// A file that is missing is damage like any other: its rows are written anew.
+		DisableConsistencyCheck: true,
+		// They are about deletions, of which there are none; and of a damaged file they are tried
+		// again and again.
+		DisableTableStats: true,
 	}
 	p.Experimental.SpanPolicyFunc = spanPolicy
 	for i := range p.TargetFileSizes {

@@ -8,14 +8,6 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// DamageError says that something stored is missing or wrong.
-type DamageError struct {
-	Place   string // what is damaged: "entry 7", "tile 0/3"
-	Problem string // what is wrong with it
-}
-
-func (e *DamageError) Error() string { return e.Place + " " + e.Problem }
-
 // OversizedEntryError says that a bundle cannot be expressed, because an entry in it
 // is longer than 65,535 bytes. The entry itself can be read and proven.
 type OversizedEntryError struct{ Index uint64 }
@@ -30,18 +22,58 @@ type View struct {
 	tree  *Tree
 	state *State
 	snap  *pebble.Snapshot
+	swaps uint64 // DB.swaps when snap was made
 	known map[span]Hash
+	// broken is set if the border of the tree is: no answer is made from it then.
+	broken error
 }
 
 // View returns a view of the tree as it is now.
 func (t *Tree) View() *View {
 	// The state is read first: what it describes is in every later snapshot.
-	s := t.State()
-	return &View{tree: t, state: s, snap: t.db.pebble.NewSnapshot()}
+	v := &View{tree: t, state: t.State(), broken: t.Broken()}
+	v.snapshot()
+	return v
 }
 
 // Close releases the view.
 func (v *View) Close() { v.snap.Close() }
+
+func (v *View) snapshot() {
+	v.tree.db.swap.RLock()
+	defer v.tree.db.swap.RUnlock()
+	v.snap, v.swaps = v.tree.db.pebble.NewSnapshot(), v.tree.db.swaps
+}
+
+// renew takes a new snapshot if rows were written anew since the last one, which has
+// neither the old ones nor the new ones of them. It says whether there was reason to.
+func (v *View) renew() bool {
+	v.tree.db.swap.RLock()
+	swaps := v.tree.db.swaps
+	v.tree.db.swap.RUnlock()
+	if swaps == v.swaps {
+		return false
+	}
+	v.snap.Close()
+	v.snapshot()
+	return true
+}
+
+// get reads one row.
+func (v *View) get(key []byte, place func() string) ([]byte, error) {
+	if v.broken != nil {
+		return nil, v.broken
+	}
+	for {
+		raw, err := get(v.snap, key)
+		if err == nil {
+			return raw, nil
+		}
+		if !v.renew() {
+			return nil, v.tree.db.readError(key, place(), err)
+		}
+	}
+}
 
 // State returns what the tree held when the view was made.
 func (v *View) State() *State { return v.state }
@@ -51,52 +83,50 @@ func (v *View) Entry(index uint64) ([]byte, error) {
 	if err := v.state.holds(index); err != nil {
 		return nil, err
 	}
-	raw, err := get(v.snap, v.tree.id.entry(index))
+	raw, err := v.get(v.tree.id.entry(index), func() string { return entryPlace(index) })
 	if err != nil {
-		return nil, v.tree.db.readError(fmt.Sprintf("entry %d", index), err)
+		return nil, err
 	}
-	return decodeEntry(nil, index, raw)
+	return v.decodeEntry(nil, index, raw)
 }
 
+func entryPlace(index uint64) string { return fmt.Sprintf("entry %d", index) }
+
 // decodeEntry appends an entry that is stored.
-func decodeEntry(dst []byte, index uint64, stored []byte) ([]byte, error) {
+func (v *View) decodeEntry(dst []byte, index uint64, stored []byte) ([]byte, error) {
 	entry, err := appendEntry(dst, stored)
 	if err != nil {
-		return nil, &DamageError{Place: fmt.Sprintf("entry %d", index), Problem: "cannot be used: " + err.Error()}
+		return nil, v.tree.db.damage(v.tree.id.entry(index), entryPlace(index), "cannot be used: "+err.Error())
 	}
 	return entry, nil
 }
 
-// unreadable begins the problem of what stands in a damaged file.
-const unreadable = "cannot be read: "
-
-// readError names what could not be read. A row that must be there and is not is
-// damage; a disk that does not read ends the process.
-func (db *DB) readError(place string, err error) error {
-	switch {
-	case errors.Is(err, pebble.ErrNotFound):
-		return &DamageError{Place: place, Problem: "is missing"}
-	case pebble.IsCorruptionError(err):
-		if info := pebble.ExtractDataCorruptionInfo(err); info != nil {
-			err = fmt.Errorf("%s: %w", info.Path, info.Details)
-		}
-		return &DamageError{Place: place, Problem: unreadable + err.Error()}
-	}
-	err = fmt.Errorf("read %s: %w", place, err)
-	db.fail(err)
-	return err
+// Misfit is the error for an entry that was read and does not have its leaf hash.
+func (v *View) Misfit(index uint64) error {
+	const problem = "does not hash to its tile"
+	bundle := index / tileWidth
+	v.tree.db.damage(v.tree.id.tile(0, bundle), tilePlace(0, bundle), problem)
+	return v.tree.db.damage(v.tree.id.entry(index), entryPlace(index), problem)
 }
 
 // rows calls yield for the rows in [lower, upper), in order of key, up to the first
-// error. Key and value are valid only during the call. place names the row that is read.
-func (v *View) rows(lower, upper []byte, place func() string, yield func(key, value []byte) error) (err error) {
+// error. Key and value are valid only during the call. next returns key and name of the row
+// that is read.
+func (v *View) rows(lower, upper []byte, next func() ([]byte, string), yield func(key, value []byte) error) (err error) {
+	if v.broken != nil {
+		return v.broken
+	}
+	failed := func(err error) error {
+		key, place := next()
+		return v.tree.db.readError(key, place, err)
+	}
 	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return v.tree.db.readError(place(), err)
+		return failed(err)
 	}
 	defer func() { // Close returns the error of reading, if there was one
 		if closeErr := it.Close(); closeErr != nil && err == nil {
-			err = v.tree.db.readError(place(), closeErr)
+			err = failed(closeErr)
 		}
 	}()
 	for ok := it.First(); ok; ok = it.Next() {
@@ -121,26 +151,33 @@ func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte)
 		return err
 	}
 	next, entry := start, []byte(nil)
-	place := func() string { return fmt.Sprintf("entry %d", next) }
-	err := v.rows(v.tree.id.entry(start), v.tree.id.entry(end), place, func(key, value []byte) error {
-		if index, err := lastUint64(key); err != nil || index != next {
-			return &DamageError{Place: place(), Problem: "is missing"}
-		}
-		var err error
-		if entry, err = decodeEntry(entry[:0], next, value); err != nil {
+	place := func() ([]byte, string) { return v.tree.id.entry(next), entryPlace(next) }
+	for next < end {
+		err := v.rows(v.tree.id.entry(next), v.tree.id.entry(end), place, func(key, value []byte) error {
+			if index, err := lastUint64(key); err != nil || index != next {
+				return errGap
+			}
+			var err error
+			if entry, err = v.decodeEntry(entry[:0], next, value); err != nil {
+				return err
+			}
+			if err := yield(next, entry); err != nil {
+				return err
+			}
+			next++
+			return nil
+		})
+		switch {
+		case err != nil && err != errGap:
 			return err
+		case next < end && !v.renew():
+			return v.tree.db.damage(v.tree.id.entry(next), entryPlace(next), "is missing")
 		}
-		if err := yield(next, entry); err != nil {
-			return err
-		}
-		next++
-		return nil
-	})
-	if err == nil && next != end {
-		err = &DamageError{Place: place(), Problem: "is missing"}
 	}
-	return err
+	return nil
 }
+
+var errGap = errors.New("a row is missing")
 
 // Bundle returns the entry bundle (https://c2sp.org/tlog-tiles) of an index, with
 // width entries: 256, or fewer for a partial bundle. It returns ErrNotHeld,
@@ -171,11 +208,16 @@ func (v *View) Tile(level int, index uint64, width int) ([]byte, error) {
 	if err := v.holdsTile(level, index, width); err != nil {
 		return nil, err
 	}
-	raw, err := v.tree.db.readTile(v.snap, v.tree.id, level, index, width)
+	return v.readTile(level, index, width)
+}
+
+// readTile returns the first hashes of a tile that is held.
+func (v *View) readTile(level int, index uint64, width int) ([]byte, error) {
+	raw, err := v.get(v.tree.id.tile(level, index), func() string { return tilePlace(level, index) })
 	if err != nil {
 		return nil, err
 	}
-	return raw[:width*HashSize], nil
+	return v.tree.db.cutTile(v.tree.id, level, index, width, raw)
 }
 
 // holds says whether an entry is held: nil, ErrNotHeld or ErrBelowMinimum.
@@ -220,14 +262,14 @@ func (v *View) node(level int, index uint64) (Hash, error) {
 // never changes, so it is cached for all views.
 func (v *View) expandedTile(level int, index uint64) (*expandedTile, error) {
 	key := tileKey{v.tree.id, level, index, widthAt(v.state.Head.Size, level, index)}
-	if t, ok := v.tree.db.tiles.Get(key); ok {
+	if t, ok := v.tree.db.tiles.Get(key); ok && v.broken == nil {
 		return t, nil
 	}
-	raw, err := v.tree.db.readTile(v.snap, v.tree.id, level, index, key.width)
+	raw, err := v.readTile(level, index, key.width)
 	if err != nil {
 		return nil, err
 	}
-	t := expand(raw[:key.width*HashSize])
+	t := expand(raw)
 	v.tree.db.tiles.Add(key, t)
 	return t, nil
 }
@@ -238,33 +280,29 @@ func (v *View) LeafHash(index uint64) (Hash, error) { return v.node(0, index) }
 // Index returns the lowest index of an entry held with this leaf hash.
 func (v *View) Index(leaf Hash) (index uint64, ok bool, err error) {
 	lower, upper := v.tree.id.leafRange(leaf)
-	it, err := v.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-	if err != nil {
-		return 0, false, v.tree.db.readError("leaf index", err)
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	for more := it.First(); more; more = it.Next() {
-		index, err := lastUint64(it.Key())
-		if err != nil {
+	row := func() ([]byte, string) { return lower, "leaf index" }
+	for {
+		err := v.rows(lower, upper, row, func(key, _ []byte) error {
+			at, err := lastUint64(key)
+			if err != nil || v.state.holds(at) != nil { // committed after the view was made
+				return err
+			}
+			held, err := v.LeafHash(at)
+			if err == nil && held == leaf {
+				index, ok, err = at, true, errFound
+			}
+			return err
+		})
+		if err != nil && err != errFound {
 			return 0, false, err
 		}
-		if index >= v.state.Head.Size {
-			break // committed after the view was made
-		}
-		if index < v.state.Minimum {
-			continue // likewise
-		}
-		if held, err := v.LeafHash(index); err != nil {
-			return 0, false, err
-		} else if held == leaf {
-			return index, true, nil
+		if ok || !v.renew() {
+			return index, ok, nil
 		}
 	}
-	if err := it.Error(); err != nil {
-		return 0, false, v.tree.db.readError("leaf index", err)
-	}
-	return 0, false, nil
 }
+
+var errFound = errors.New("found")
 
 // covers returns the proof nodes that reach beyond the held tree, if size needs them.
 func (v *View) covers(size uint64) (map[span]Hash, error) {
@@ -367,7 +405,8 @@ func (v *View) Checkpoints(first, last uint64, yield func(Checkpoint) error) err
 	if last != ^uint64(0) {
 		upper = v.tree.id.checkpointsOf(last + 1)
 	}
-	return v.rows(v.tree.id.checkpointsOf(first), upper, func() string { return "checkpoint archive" }, func(key, value []byte) error {
+	lower := v.tree.id.checkpointsOf(first)
+	return v.rows(lower, upper, func() ([]byte, string) { return lower, "checkpoint archive" }, func(key, value []byte) error {
 		head, text, err := parseCheckpointKey(key)
 		if err != nil {
 			return err

@@ -116,6 +116,8 @@ func (t *Tree) Prepend(entries [][]byte, tiles [][]byte) (_ *State, err error) {
 		return nil, fmt.Errorf("prepend to %q: %w", t.origin, ErrQuarantined)
 	case t.db.options.ReadOnly:
 		return nil, fmt.Errorf("prepend to %q: %w", t.origin, pebble.ErrReadOnly)
+	case t.Broken() != nil:
+		return nil, fmt.Errorf("prepend to %q: %w", t.origin, t.Broken())
 	case n == 0 || n%tileWidth != 0 || n > old.Minimum-old.PrependLimit():
 		return nil, fmt.Errorf("prepend %d entries to %q at %d: %w", n, t.origin, old.Minimum, errWindow)
 	}

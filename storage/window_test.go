@@ -204,7 +204,11 @@ func TestWindowOfEverySize(t *testing.T) {
 
 func sameRows(t *testing.T, a, b *DB) {
 	t.Helper()
-	left, right := dump(t, a), dump(t, b)
+	sameDump(t, dump(t, a), dump(t, b))
+}
+
+func sameDump(t *testing.T, left, right map[string]string) {
+	t.Helper()
 	for key, value := range left {
 		if other, ok := right[key]; !ok || other != value {
 			t.Fatalf("row %x differs: %d bytes, and %d (%v)", key, len(value), len(other), ok)
