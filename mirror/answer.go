@@ -154,8 +154,8 @@ func (a *answer) damaged(err error) error {
 	if err == nil || errors.As(err, &refusal) {
 		return err
 	}
-	a.m.logger.Error("stored data cannot be read; run `understudy check`", "error", err)
-	r := a.refuse(Damaged, ReasonDamaged, "stored data of this log is damaged: the operator must run `understudy check`")
+	a.m.logger.Error("stored data that was asked for is damaged", "error", err)
+	r := a.refuse(Damaged, ReasonDamaged, "stored data of this log is damaged and is put back when a source has it: try again soon, or ask upstream")
 	r.Err = err
 	return r
 }
@@ -232,7 +232,7 @@ func (m *Mirror) Entry(ref Ref) (Entry, Freshness, error) {
 	}
 	body, err := a.View.Entry(index)
 	if err == nil && storage.LeafHash(body) != hash {
-		err = &storage.DamageError{Place: fmt.Sprintf("entry %d", index), Problem: "does not hash to its tile"}
+		err = a.Misfit(index)
 	}
 	return Entry{Index: index, LeafHash: hash, Body: body}, a.fresh, a.damaged(err)
 }
@@ -296,7 +296,7 @@ func (m *Mirror) page(start, end uint64) ([]Entry, Freshness, error) {
 			return err
 		}
 		if storage.LeafHash(body) != hash {
-			return &storage.DamageError{Place: fmt.Sprintf("entry %d", index), Problem: "does not hash to its tile"}
+			return a.Misfit(index)
 		}
 		size += len(body)
 		entries = append(entries, Entry{Index: index, LeafHash: hash, Body: bytes.Clone(body)})

@@ -50,8 +50,7 @@ func (m *Mirror) history(ctx context.Context) error {
 		if errors.Is(err, storage.ErrQuarantined) {
 			return nil
 		}
-		var broken *storageError
-		if errors.As(err, &broken) {
+		if ends(err) {
 			return err
 		}
 		m.noteHistory(err)

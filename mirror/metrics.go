@@ -12,6 +12,7 @@ type Metrics struct {
 	requests   *prometheus.CounterVec
 	entries    *prometheus.CounterVec
 	problems   *prometheus.CounterVec
+	repairs    *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics of mirrors.
@@ -30,8 +31,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "understudy_log_problems_total",
 			Help: "Rounds that upstream made fail, by reason.",
 		}, []string{"log", "reason"}),
+		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "understudy_log_repaired_rows_total",
+			Help: "Stored rows that were verified and written anew because of damage; most of them were good.",
+		}, []string{"log"}),
 	}
-	r.MustRegister(m.requests, m.entries, m.problems)
+	r.MustRegister(m.requests, m.entries, m.problems, m.repairs)
 	return m
 }
 
@@ -66,11 +71,18 @@ func (l *logMetrics) problem(reason string) {
 	}
 }
 
+func (l *logMetrics) repaired(rows uint64) {
+	if l != nil {
+		l.all.repairs.WithLabelValues(l.name).Add(float64(rows))
+	}
+}
+
 // watch exports the state of a mirror.
 func (m *Metrics) watch(mirror *Mirror) {
 	if m == nil {
 		return
 	}
+	m.repairs.WithLabelValues(mirror.cfg.Name)
 	for _, problem := range []string{ProblemUnreachable, ProblemSignature, ProblemFork} {
 		m.problems.WithLabelValues(mirror.cfg.Name, problem)
 	}
@@ -106,6 +118,7 @@ func stateDescs(log string) []stateDesc {
 		gauge("tree_size", "Size of the newest verified checkpoint, in entries.", func(s Status) float64 { return float64(s.TreeSize) }),
 		gauge("minimum_index", "First index held.", func(s Status) float64 { return float64(s.MinimumIndex) }),
 		gauge("next_index", "First index not held.", func(s Status) float64 { return float64(s.NextIndex) }),
+		gauge("damage", "Stored places that are known to be damaged and are not put back yet.", func(s Status) float64 { return float64(s.DamagedPlaces) }),
 		gauge("mirror_size", "Size of the newest checkpoint whose every entry is held.", func(s Status) float64 { return float64(s.MirrorSize) }),
 	}
 }

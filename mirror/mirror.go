@@ -101,7 +101,9 @@ type Mirror struct {
 	problem  *Problem
 	progress progress
 	frozen   bool
-	backward struct {
+	// lastScrub is when all that is stored had been read again.
+	lastScrub *time.Time
+	backward  struct {
 		problem  *Problem
 		progress progress
 	}
@@ -153,6 +155,8 @@ func (m *Mirror) Run(ctx context.Context, keys []trust.Key) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return m.follow(ctx) })
 	group.Go(func() error { return m.history(ctx) })
+	group.Go(func() error { return m.scrub(ctx) })
+	group.Go(func() error { return m.mend(ctx) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("mirror %s: %w", m.cfg.Name, err)
 	}
@@ -175,8 +179,7 @@ func (m *Mirror) follow(ctx context.Context) error {
 			return nil
 		}
 		m.note(err)
-		var broken *storageError
-		if errors.As(err, &broken) {
+		if ends(err) {
 			return err
 		}
 		if err == nil || m.tree.State().Head.Size > held {

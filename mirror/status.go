@@ -263,24 +263,29 @@ func (p *progress) rate(remaining uint64) (perSecond float64, left time.Duration
 
 // Status is what an operator wants to know of one log.
 type Status struct {
-	Name             string    `json:"name"`
-	Origin           string    `json:"origin"`
-	OriginHash       string    `json:"origin_hash"`
-	URL              string    `json:"url"`
-	Coverage         string    `json:"coverage"`
-	UpstreamState    string    `json:"upstream_state"`
-	Source           string    `json:"source"`
-	CheckpointAge    float64   `json:"checkpoint_age_seconds"`
-	MinimumIndex     uint64    `json:"minimum_index"`
-	NextIndex        uint64    `json:"next_index"`
-	TreeSize         uint64    `json:"tree_size"`
-	RootHash         string    `json:"root_hash,omitempty"`
-	MirrorSize       uint64    `json:"mirror_size"`
-	HasCheckpoint    bool      `json:"has_checkpoint"`
-	EntriesPerSecond float64   `json:"entries_per_second"`
-	SecondsLeft      float64   `json:"seconds_left"`
-	Problem          *Problem  `json:"problem,omitempty"`
-	Evidence         *Evidence `json:"evidence,omitempty"`
+	Name             string   `json:"name"`
+	Origin           string   `json:"origin"`
+	OriginHash       string   `json:"origin_hash"`
+	URL              string   `json:"url"`
+	Coverage         string   `json:"coverage"`
+	UpstreamState    string   `json:"upstream_state"`
+	Source           string   `json:"source"`
+	CheckpointAge    float64  `json:"checkpoint_age_seconds"`
+	MinimumIndex     uint64   `json:"minimum_index"`
+	NextIndex        uint64   `json:"next_index"`
+	TreeSize         uint64   `json:"tree_size"`
+	RootHash         string   `json:"root_hash,omitempty"`
+	MirrorSize       uint64   `json:"mirror_size"`
+	HasCheckpoint    bool     `json:"has_checkpoint"`
+	EntriesPerSecond float64  `json:"entries_per_second"`
+	SecondsLeft      float64  `json:"seconds_left"`
+	Problem          *Problem `json:"problem,omitempty"`
+	// Damage names stored data that is known to be damaged and is not put back yet: the first
+	// ones of DamagedPlaces. What it took is unavailable.
+	Damage        []string   `json:"damage,omitempty"`
+	DamagedPlaces int        `json:"damaged_places"`
+	ScrubbedAt    *time.Time `json:"scrubbed_at,omitempty"` // when all that is stored had last been read again
+	Evidence      *Evidence  `json:"evidence,omitempty"`
 	// History is set while the window has yet to grow backwards.
 	History *History `json:"history,omitempty"`
 	// Sources are the places where the log is read; empty if there is only upstream.
@@ -330,12 +335,27 @@ func (m *Mirror) Status() Status {
 		st.History = &History{To: m.cfg.HistoryTo, EntriesPerSecond: rate, SecondsLeft: left.Seconds(), Problem: clone(m.backward.problem)}
 	}
 	st.Sources = m.sourcesLocked(st.UpstreamState)
+	st.ScrubbedAt = m.lastScrub
+	st.Damage, st.DamagedPlaces = damageText(m.tree)
 	if s.Evidence != nil {
 		st.Problem = &Problem{Reason: ProblemFork, Text: "quarantined: " + s.Evidence.Reason, Since: s.Evidence.At}
 	} else {
 		st.Problem = clone(m.problem)
 	}
 	return st
+}
+
+// damageText names what is damaged.
+func damageText(t *storage.Tree) (first []string, places int) {
+	if err := t.Broken(); err != nil {
+		first, places = append(first, err.Error()), 1
+	}
+	for _, damage := range t.Damage() {
+		if places++; places <= 20 {
+			first = append(first, damage.Error())
+		}
+	}
+	return first, places
 }
 
 func clone(p *Problem) *Problem {

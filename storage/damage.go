@@ -199,6 +199,13 @@ func treeOf(key []byte) (treeID, bool) {
 	return treeID(binary.BigEndian.Uint64(key[1:])), true
 }
 
+// tableOf returns the rows of the table of a tree that a range begins in.
+func tableOf(rows keyRange) keyRange {
+	id, _ := treeOf(rows.lower)
+	lower, upper := id.all(rows.lower[0])
+	return keyRange{lower, upper}
+}
+
 // healable says whether a key is of a table whose rows can be had again.
 func healable(key []byte) bool {
 	return len(key) > 0 && bytes.IndexByte([]byte{keyTile, keyLeaf, keyEntry}, key[0]) >= 0

@@ -35,6 +35,8 @@ type Elsewhere struct {
 type Repaired struct {
 	Entries, Tiles, IndexRows    uint64
 	FetchedBundles, FetchedTiles uint64
+	// Left is how many places could not be put back.
+	Left int
 }
 
 // Repair writes anew what Damage names, as far as it can be had; what is left stays there,
@@ -51,6 +53,7 @@ func (t *Tree) Repair(ctx context.Context, from Elsewhere) (done Repaired, err e
 	}
 	if t.Broken() != nil {
 		if err := r.mendEdge(ctx); err != nil || t.Broken() != nil {
+			r.done.Left = 1
 			return r.done, err
 		}
 	}
@@ -67,6 +70,11 @@ func (t *Tree) Repair(ctx context.Context, from Elsewhere) (done Repaired, err e
 			return len(e.rows) > 0 && (e.Stuck == "" || len(now) < len(known))
 		}) {
 			break
+		}
+	}
+	for _, e := range t.Damage() {
+		if len(e.rows) > 0 {
+			r.done.Left++
 		}
 	}
 	return r.done, nil
@@ -151,6 +159,7 @@ func (e *wideError) Error() string { return "it ends within other damage" }
 // rewriteRange writes one range anew, or a wider one if it ends within other damage, and
 // returns the range that it was.
 func (r *repair) rewriteRange(ctx context.Context, rows keyRange, rewrite func(context.Context, keyRange) error) (keyRange, error) {
+	table := tableOf(rows)
 	for {
 		r.t.write.Lock()
 		r.bind()
@@ -158,10 +167,10 @@ func (r *repair) rewriteRange(ctx context.Context, rows keyRange, rewrite func(c
 		err := rewrite(ctx, rows)
 		r.unbind()
 		wide, ok := errors.AsType[*wideError](err)
-		if !ok || wide.rows.without(rows) == nil {
+		if !ok || len(wide.rows.clip(table).without(rows)) == 0 {
 			return rows, err
 		}
-		rows = mergeRanges([]keyRange{rows, {rows.lower, wide.rows.upper}, {wide.rows.lower, rows.upper}})[0]
+		rows = mergeRanges([]keyRange{rows, {rows.lower, wide.rows.upper}, {wide.rows.lower, rows.upper}})[0].clip(table)
 	}
 }
 
@@ -527,6 +536,9 @@ func (db *DB) swapIn(table string, n uint64, rows keyRange) error {
 	if rows.empty() {
 		return db.fs.Remove(table)
 	}
+	if !healable(rows.lower) || len(rows.without(tableOf(rows))) > 0 {
+		panic(fmt.Sprintf("rows from %x to %x of more than one table", rows.lower, rows.upper))
+	}
 	if err := db.probe(rows); err != nil {
 		return errors.Join(err, db.fs.Remove(table))
 	}
@@ -566,7 +578,8 @@ func (db *DB) endsIn(err error) error {
 // probe reads the rows on both sides of a range. Pebble does it as well when it cuts a file
 // in two, and if it cannot, it silently drops the rest of that file.
 func (db *DB) probe(rows keyRange) error {
-	it, err := db.pebble.NewIter(nil)
+	table := tableOf(rows) // no file has rows of two
+	it, err := db.pebble.NewIter(&pebble.IterOptions{LowerBound: table.lower, UpperBound: table.upper})
 	if err == nil {
 		it.SeekLT(rows.lower)
 		it.SeekGE(rows.upper)

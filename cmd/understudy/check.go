@@ -12,14 +12,16 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
 )
 
 func newCheckCommand() *cobra.Command {
-	return &cobra.Command{
+	repair := false
+	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Verify everything that is stored",
+		Short: "Verify everything that is stored, and repair it",
 		Long: `Check reads everything that a stopped daemon has stored and holds it together:
 every entry against its hash tile, every tile against the root, the index
 against the entries, the root against the signed checkpoints, and every
@@ -29,11 +31,18 @@ It needs no network. Keys come from public_key, from the trusted_root file, or
 from the cache of a trusted root that the daemon fetched; when there is none,
 it says that signatures were not checked, and checks the rest.
 
+With --repair it puts back entries, tiles and index rows that are damaged or
+missing, and checks again: out of what is good, or else from the log and the
+sources in the configuration, verified like everything. What no source has is
+named; the rest stays served. (A running daemon does all this by itself: it reads
+everything again and again, slowly, and repairs what it meets.)
+
 To check a backup, put its folder into an empty data_dir under the name "db".
 
-Exit codes: 0 all is good; 1 something is damaged, and named; 2 it could not be
-checked (a daemon is running, there is no data, the disk does not read).`,
+Exit codes: 0 all is good, or good again; 1 something is damaged, and named; 2 it
+could not be checked (a daemon is running, there is no data).`,
 		Example: `  understudy check
+  understudy check --repair
   understudy check --config /etc/understudy/understudy.yaml`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,19 +52,21 @@ checked (a daemon is running, there is no data, the disk does not read).`,
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
-			return check(ctx, c, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return check(ctx, c, repair, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
+	cmd.Flags().BoolVar(&repair, "repair", false, "put back what is damaged, then check again")
+	return cmd
 }
 
-// check checks every log of the data directory: findings go to out, progress to
-// progress.
-func check(ctx context.Context, c *Config, out, progress io.Writer) (err error) {
+// check checks every log of the data directory, and repairs it if that is asked for:
+// findings go to out, progress to progress.
+func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer) (err error) {
 	keys, err := newKeyring(c)
 	if err != nil {
 		return err
 	}
-	db, err := c.openHeld(storage.Options{ReadOnly: true})
+	db, err := c.openHeld(storage.Options{ReadOnly: !repair})
 	if err != nil {
 		return checkOpenError(err)
 	}
@@ -88,15 +99,57 @@ func check(ctx context.Context, c *Config, out, progress io.Writer) (err error) 
 			keyErr = fmt.Errorf("%w (%w)", keyErr, cacheErr)
 		}
 		printReport(out, report, keyErr)
+		if repair && len(report.Problems) > 0 {
+			if report, err = repairTree(ctx, c, tree, o, out); err != nil {
+				return err
+			}
+			printReport(out, report, keyErr)
+		}
 		damaged += len(report.Problems)
 	}
+	things := fmt.Sprintf("%d things are", damaged)
 	switch damaged {
 	case 0:
 		return nil
 	case 1:
-		return wrongf("1 thing is damaged in %s, named above; restore a backup, or move the folder away and mirror again", c.DataDir)
+		things = "1 thing is"
 	}
-	return wrongf("%d things are damaged in %s, named above; restore a backup, or move the folder away and mirror again", damaged, c.DataDir)
+	if repair {
+		return wrongf("%s damaged in %s and cannot be put back, named above; name another source, restore a backup, or move the folder away and mirror again", things, c.DataDir)
+	}
+	return wrongf("%s damaged in %s, named above; run \"understudy check --repair\", restore a backup, or move the folder away and mirror again", things, c.DataDir)
+}
+
+// repairTree puts back what a check found, and checks again. Repairing uncovers damage that
+// was hidden, so it goes on while that leads anywhere.
+func repairTree(ctx context.Context, c *Config, tree *storage.Tree, o storage.CheckOptions, out io.Writer) (report storage.Report, err error) {
+	repair := func(ctx context.Context) (storage.Repaired, error) { return tree.Repair(ctx, storage.Elsewhere{}) }
+	for _, log := range c.Logs {
+		if log.Origin == tree.Origin() {
+			m, err := mirror.New(c.mirror(log, tree))
+			if err != nil {
+				return report, err
+			}
+			repair = m.Repair
+		}
+	}
+	for {
+		done, err := repair(ctx)
+		if err != nil {
+			return report, err
+		}
+		fmt.Fprintf(out, "  written anew: %s, %s and %s; %s and %s came from elsewhere\n",
+			count(done.Entries, "entry", "entries"), count(done.Tiles, "tile", "tiles"), count(done.IndexRows, "index row", "index rows"),
+			count(done.FetchedBundles, "bundle", "bundles"), count(done.FetchedTiles, "tile", "tiles"))
+		if report, err = tree.Check(ctx, o); err != nil || len(report.Problems) == 0 || done.Entries+done.Tiles+done.IndexRows == 0 {
+			for _, damage := range tree.Damage() {
+				if damage.Stuck != "" {
+					fmt.Fprintf(out, "  %s\n", oneLine(&damage))
+				}
+			}
+			return report, err
+		}
+	}
 }
 
 // checkOpenError tells a database that is damaged from one that cannot be looked at.

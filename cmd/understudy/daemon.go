@@ -87,17 +87,23 @@ func (d *daemon) newFollower(log LogConfig, metrics *mirror.Metrics) (*follower,
 		f.damage = &mirror.Problem{Reason: mirror.ProblemStorage, Text: err.Error(), Since: time.Now()}
 		return f, nil
 	}
-	f.mirror, err = mirror.New(mirror.Config{
-		Name: log.Name, Origin: log.Origin, URL: log.URL, Copies: log.copies(), Tree: tree,
-		MinimumIndex: log.minimumIndex(), LastEntries: log.Window, HistoryTo: log.historyTo(),
-		Poll: time.Duration(log.Poll), RequestsPerSecond: log.RequestsPerSecond, StaleAfter: time.Duration(log.StaleAfter),
-		Contact: d.config.Contact, Logger: d.logger, Metrics: metrics,
-	})
-	if err != nil {
+	cfg := d.config.mirror(log, tree)
+	cfg.Logger, cfg.Metrics = d.logger, metrics
+	if f.mirror, err = mirror.New(cfg); err != nil {
 		return nil, err
 	}
 	d.findKeys(f)
 	return f, nil
+}
+
+// mirror is what a log's mirror is made from.
+func (c *Config) mirror(log LogConfig, tree *storage.Tree) mirror.Config {
+	return mirror.Config{
+		Name: log.Name, Origin: log.Origin, URL: log.URL, Copies: log.copies(), Tree: tree,
+		MinimumIndex: log.minimumIndex(), LastEntries: log.Window, HistoryTo: log.historyTo(),
+		Poll: time.Duration(log.Poll), RequestsPerSecond: log.RequestsPerSecond, StaleAfter: time.Duration(log.StaleAfter),
+		Contact: c.Contact,
+	}
 }
 
 // findKeys looks for the keys of a log, and tells its status when there are none.

@@ -190,6 +190,12 @@ func statusText(s rest.Status) string {
 		if log.Problem != nil {
 			fmt.Fprintf(&b, "  problem   %s\n", problemText(log.Problem))
 		}
+		for _, damage := range log.Damage {
+			fmt.Fprintf(&b, "  damaged   %s\n", strings.Join(strings.Fields(damage), " "))
+		}
+		if more := log.DamagedPlaces - len(log.Damage); more > 0 {
+			fmt.Fprintf(&b, "  damaged   and %s\n", count(uint64(more), "other place", "other places"))
+		}
 		if log.History != nil && log.History.Problem != nil {
 			fmt.Fprintf(&b, "  problem   of history: %s\n", problemText(log.History.Problem))
 		}
@@ -218,6 +224,9 @@ func statusLines(s rest.Status) string {
 		}
 		if log.Problem != nil {
 			fmt.Fprintf(&b, ", problem %s", log.Problem.Reason)
+		}
+		if log.DamagedPlaces > 0 {
+			fmt.Fprintf(&b, ", damaged in %s", count(uint64(log.DamagedPlaces), "place", "places"))
 		}
 		b.WriteByte('\n')
 	}
