@@ -39,31 +39,40 @@ func (m *Mirror) poll(ctx context.Context) error {
 }
 
 // pollCopies takes the checkpoint of the first copy that has one as new as the pending one,
-// or newer. Its age stays what it was: a copy cannot vouch for upstream. The error is not
-// about a copy: a fork, or of the tree.
+// or newer. The error is not about a copy: a fork, or of the tree.
 func (m *Mirror) pollCopies(ctx context.Context) (found bool, err error) {
 	for _, p := range m.copies() {
-		m.read(p)
 		raw, err := p.checkpoint(ctx)
-		if err == nil {
-			err = m.accept(ctx, raw)
+		if found, err := m.acceptFrom(ctx, p, raw, err); found || err != nil {
+			return found, err
 		}
-		var (
-			behind *RollbackError
-			fork   *ForkError
-			broken *storageError
-		)
-		switch {
-		case ctx.Err() != nil:
-			return false, ctx.Err()
-		case err == nil:
-			m.served(p)
-			return true, nil
-		case errors.As(err, &fork) || errors.As(err, &broken):
-			return false, err
-		case !errors.As(err, &behind):
-			m.setAside(p, err)
-		}
+	}
+	return false, nil
+}
+
+// acceptFrom takes the checkpoint of a copy, or the error of asking for it; found says that it
+// is as new as the pending one, or newer. Its age stays what it was: a copy cannot vouch for
+// upstream. A bad copy is set aside. The error is not about a copy.
+func (m *Mirror) acceptFrom(ctx context.Context, p *place, raw []byte, err error) (found bool, _ error) {
+	m.read(p)
+	if err == nil {
+		err = m.accept(ctx, raw)
+	}
+	var (
+		behind *RollbackError
+		fork   *ForkError
+		broken *storageError
+	)
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err == nil:
+		m.served(p)
+		return true, nil
+	case errors.As(err, &fork) || errors.As(err, &broken):
+		return false, err
+	case !errors.As(err, &behind):
+		m.setAside(p, err)
 	}
 	return false, nil
 }
@@ -82,6 +91,9 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 		if next.LastSeen = s.Pending.LastSeen; s.Pending.Raw == nil {
 			next.LastSeen = time.Unix(0, 0)
 		}
+	}
+	if err := m.remembered(s, next); err != nil {
+		return err
 	}
 	switch {
 	case s.Pending.Raw == nil:
@@ -109,12 +121,97 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 	return m.newer(ctx, s, c, next)
 }
 
+// remembered judges a checkpoint by what was believed before the database was restored from
+// an older backup: one that is smaller is a rollback, one of the same size must be the same.
+// What is larger is compared when its tree is known.
+func (m *Mirror) remembered(s *storage.State, next storage.Checkpoint) error {
+	known, behind := m.Behind()
+	switch {
+	case !behind || next.Size <= s.Pending.Size && s.Pending.Raw != nil || next.Size > known.Size:
+		return nil
+	case next.Size < known.Size:
+		return &RollbackError{Size: next.Size, Newest: known.Size}
+	case next.Root != known.Root:
+		return m.quarantine(known.Raw, next, storage.Evidence{
+			Reason: fmt.Sprintf("two roots are signed for size %d: %v and %v", next.Size, known.Root, next.Root),
+		})
+	}
+	return nil
+}
+
+// compareRemembered holds the tree of a checkpoint that is about to be accepted against what
+// was believed before the database was restored from an older backup.
+func (m *Mirror) compareRemembered(tree *upstreamTree, next storage.Checkpoint) error {
+	known, behind := m.Behind()
+	if !behind || known.Size >= next.Size {
+		return nil
+	}
+	return m.compare(tree, known, next, next)
+}
+
+// Behind says whether the database is older than the newest checkpoint that was ever
+// believed here, and which that is: it was restored from a backup, and has not caught up yet.
+func (m *Mirror) Behind() (newest storage.Checkpoint, behind bool) {
+	newest = m.cfg.Newest.Of(m.cfg.Origin)
+	pending := m.tree.State().Pending
+	return newest, newest.Raw != nil && (pending.Raw == nil || newest.Size > pending.Size)
+}
+
+// recall compares what is held with what was held before.
+func (m *Mirror) recall() error {
+	p := m.tree.State().Pending
+	if known, behind := m.Behind(); behind {
+		m.logger.Warn("the database is older than what was held here before: it was restored from a backup, or lost; it catches up",
+			"tree_size", p.Size, "newest_known_size", known.Size)
+	} else if p.Raw != nil { // of a database that is older than the memory
+		if err := m.cfg.Newest.Note(m.cfg.Origin, p); err != nil {
+			return &storageError{err}
+		}
+	}
+	return nil
+}
+
+// survey takes the newest checkpoint of all copies, once, before anything is copied: the
+// database may be an older backup, and upstream may serve less than a copy has.
+func (m *Mirror) survey(ctx context.Context) error {
+	type answer struct {
+		place *place
+		raw   []byte
+		err   error
+	}
+	copies := m.copies()
+	answers := make(chan answer, len(copies))
+	for _, p := range copies {
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, surveyTime)
+			defer cancel()
+			raw, err := p.checkpoint(ctx)
+			answers <- answer{p, raw, err}
+		}()
+	}
+	var broken error
+	for range copies {
+		a := <-answers
+		if broken == nil {
+			_, broken = m.acceptFrom(ctx, a.place, a.raw, a.err)
+		}
+	}
+	m.read(m.places[0])
+	return broken
+}
+
+// surveyTime is how long the copies have at the start.
+const surveyTime = 5 * time.Second
+
 // first accepts the first checkpoint ever: its tiles must hash to it. A log that signs
 // what it cannot show is not believed, or its mistake would make every later, honest
 // checkpoint look like a fork.
 func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Checkpoint) error {
 	tree, err := newUpstreamTree(ctx, m.tail.tiles, next.Head)
 	if err != nil {
+		return err
+	}
+	if err := m.compareRemembered(tree, next); err != nil {
 		return err
 	}
 	if err := m.advance(c, next, nil, nil); err != nil {
@@ -133,6 +230,9 @@ func (m *Mirror) newer(ctx context.Context, s *storage.State, c *trust.Checkpoin
 		return err
 	}
 	if err := m.compare(tree, s.Pending, next, next); err != nil {
+		return err
+	}
+	if err := m.compareRemembered(tree, next); err != nil {
 		return err
 	}
 	consistency, err := storage.ConsistencyProof(s.Pending.Size, c.Size, tree.node)
@@ -220,6 +320,9 @@ func (m *Mirror) compareHeld(s *storage.State, next storage.Checkpoint) error {
 
 // advance makes a checkpoint pending.
 func (m *Mirror) advance(c *trust.Checkpoint, next storage.Checkpoint, consistency, precedes []storage.Hash) error {
+	if err := m.cfg.Newest.Note(m.cfg.Origin, next); err != nil {
+		return &storageError{err}
+	}
 	s, err := m.tree.Advance(next, consistency, precedes)
 	switch {
 	case errors.Is(err, storage.ErrInconsistent):

@@ -62,6 +62,9 @@ type Config struct {
 	Copies []string
 	// Tree is where the log is kept.
 	Tree *storage.Tree
+	// Newest remembers what was believed, apart from Tree; nil remembers nothing. It is told
+	// before Tree is, so whoever signs for an origin must refuse while Behind.
+	Newest *storage.Newest
 
 	// MinimumIndex, a multiple of 256, is where a copy that has yet to begin begins; or
 	// LastEntries makes it about so many entries before the end of the log. Both 0: at the
@@ -89,10 +92,11 @@ type Mirror struct {
 	logger *slog.Logger
 
 	// Owned by follow.
-	keys  []trust.Key
-	tail  *place // that is read
-	ahead *ahead
-	proof *upstreamTree // of the pending checkpoint; nil until needed
+	keys     []trust.Key
+	surveyed bool
+	tail     *place // that is read
+	ahead    *ahead
+	proof    *upstreamTree // of the pending checkpoint; nil until needed
 
 	tailBusy atomic.Bool // the tail is being copied; history waits
 
@@ -166,6 +170,9 @@ func (m *Mirror) Run(ctx context.Context, keys []trust.Key) error {
 // follow keeps the end of the copy at the end of the log.
 func (m *Mirror) follow(ctx context.Context) error {
 	defer func() { m.ahead.reset() }()
+	if err := m.recall(); err != nil {
+		return err
+	}
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = min(500*time.Millisecond, m.cfg.Poll), maxBackoff
 	for ctx.Err() == nil {
@@ -200,15 +207,21 @@ func jitter(d time.Duration) time.Duration {
 }
 
 // round polls once and copies until all of the pending checkpoint is held, polling again
-// when that is due. While upstream is away, what copies have is taken; the error is still
-// upstream's.
+// when that is due. While upstream is away, or went back, what copies have is taken; the error
+// is still upstream's.
 func (m *Mirror) round(ctx context.Context) error {
 	defer m.tailBusy.Store(false)
 	for {
 		polled := time.Now()
 		away := m.poll(ctx)
+		if !m.surveyed {
+			m.surveyed = true
+			if err := m.survey(ctx); err != nil {
+				return err
+			}
+		}
 		if away != nil {
-			if !gone(away) {
+			if !gone(away) && !errors.As(away, new(*RollbackError)) {
 				return away
 			}
 			if found, err := m.pollCopies(ctx); err != nil {

@@ -263,20 +263,23 @@ func (p *progress) rate(remaining uint64) (perSecond float64, left time.Duration
 
 // Status is what an operator wants to know of one log.
 type Status struct {
-	Name             string   `json:"name"`
-	Origin           string   `json:"origin"`
-	OriginHash       string   `json:"origin_hash"`
-	URL              string   `json:"url"`
-	Coverage         string   `json:"coverage"`
-	UpstreamState    string   `json:"upstream_state"`
-	Source           string   `json:"source"`
-	CheckpointAge    float64  `json:"checkpoint_age_seconds"`
-	MinimumIndex     uint64   `json:"minimum_index"`
-	NextIndex        uint64   `json:"next_index"`
-	TreeSize         uint64   `json:"tree_size"`
-	RootHash         string   `json:"root_hash,omitempty"`
-	MirrorSize       uint64   `json:"mirror_size"`
-	HasCheckpoint    bool     `json:"has_checkpoint"`
+	Name          string  `json:"name"`
+	Origin        string  `json:"origin"`
+	OriginHash    string  `json:"origin_hash"`
+	URL           string  `json:"url"`
+	Coverage      string  `json:"coverage"`
+	UpstreamState string  `json:"upstream_state"`
+	Source        string  `json:"source"`
+	CheckpointAge float64 `json:"checkpoint_age_seconds"`
+	MinimumIndex  uint64  `json:"minimum_index"`
+	NextIndex     uint64  `json:"next_index"`
+	TreeSize      uint64  `json:"tree_size"`
+	RootHash      string  `json:"root_hash,omitempty"`
+	MirrorSize    uint64  `json:"mirror_size"`
+	HasCheckpoint bool    `json:"has_checkpoint"`
+	// NewestKnownSize is set while the database is older than what was held here before: it was
+	// restored from a backup, and has not caught up yet.
+	NewestKnownSize  uint64   `json:"newest_known_size,omitempty"`
 	EntriesPerSecond float64  `json:"entries_per_second"`
 	SecondsLeft      float64  `json:"seconds_left"`
 	Problem          *Problem `json:"problem,omitempty"`
@@ -337,6 +340,9 @@ func (m *Mirror) Status() Status {
 	st.Sources = m.sourcesLocked(st.UpstreamState)
 	st.ScrubbedAt = m.lastScrub
 	st.Damage, st.DamagedPlaces = damageText(m.tree)
+	if known, behind := m.Behind(); behind {
+		st.NewestKnownSize = known.Size
+	}
 	if s.Evidence != nil {
 		st.Problem = &Problem{Reason: ProblemFork, Text: "quarantined: " + s.Evidence.Reason, Since: s.Evidence.At}
 	} else {

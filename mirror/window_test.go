@@ -372,10 +372,10 @@ func TestForkFromACopy(t *testing.T) {
 		w.copyOf("peer.example", 1000)
 		fork := w.log.Fork(900, synthetic.Tiny(2))
 		fork.Grow(1100)
-		w.copies["peer.example"] = fork
 		w.start().run()
 		w.settle(2 * poll)
 		w.wantHeld(1000)
+		w.copies["peer.example"] = fork
 		w.log.Misbehave(synthetic.Reset())
 		w.settle(time.Minute)
 		s := w.mirror.Tree().State()

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -47,7 +46,9 @@ type Options struct {
 	// ReadOnly opens for reading alone; it still needs the lock.
 	ReadOnly bool
 
-	manyBytes int // in tests
+	manyBytes     int    // in tests
+	memTableBytes uint64 // 0 is memTableBytes
+	complete      bool   // every file must be there
 }
 
 // DB is one database: trees by origin. Its methods may be called concurrently; close
@@ -272,64 +273,6 @@ func (db *DB) Close() (err error) {
 	defer db.recoverFatal(&err)
 	db.opened.Store(false) // Close waits for compactions, too
 	return errors.Join(db.pebble.Close(), db.lock.Close())
-}
-
-// Backup writes a consistent copy of the database into dir, which must not exist. It
-// may be called while the database is in use; what was committed before is in it.
-func (db *DB) Backup(dir string) (err error) {
-	defer db.recoverFatal(&err)
-	if _, err := db.fs.Stat(dir); err == nil {
-		return fmt.Errorf("back up to %s: %w", dir, ErrExists)
-	}
-	db.backup.Lock()
-	defer db.backup.Unlock()
-	frozen := db.fs.PathJoin(db.incoming(), "backup")
-	if err = db.fs.RemoveAll(frozen); err == nil {
-		err = db.freeze(frozen)
-	}
-	if err == nil {
-		err = db.copyBackup(frozen, dir)
-	}
-	if err = errors.Join(err, db.fs.RemoveAll(frozen)); err != nil {
-		return fmt.Errorf("back up to %s: %w", dir, err)
-	}
-	return nil
-}
-
-// freeze makes links to the files of this moment. Nothing is committed meanwhile: Pebble
-// notes the tables first and copies the WAL last, so of a commit in between the copy would
-// have the head without the table. That is why it stays on the file system of the database,
-// where it takes a moment.
-func (db *DB) freeze(dir string) error {
-	db.freezing.Lock()
-	defer db.freezing.Unlock()
-	return db.pebble.Checkpoint(dir, pebble.WithFlushedWAL())
-}
-
-// copyBackup links or copies files, those last that make it a database.
-func (db *DB) copyBackup(from, to string) error {
-	names, err := db.fs.List(from)
-	if err != nil {
-		return err
-	}
-	isMarker := func(name string) bool { return strings.HasPrefix(name, "marker.") }
-	if err := makeDirectory(db.fs, to); err != nil {
-		return err
-	}
-	for _, markers := range []bool{false, true} {
-		for _, name := range names {
-			if isMarker(name) != markers {
-				continue
-			}
-			if err := vfs.LinkOrCopy(db.fs, db.fs.PathJoin(from, name), db.fs.PathJoin(to, name)); err != nil {
-				return err
-			}
-		}
-		if err := syncDirectory(db.fs, to); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // DiskUsage returns the bytes that the database takes on disk.

@@ -18,6 +18,10 @@ import (
 //	                                    narrower partial tile is a prefix of a wider one
 //	L t <leaf hash, first 8> <index 8>  leaf index, no value; the tile has the whole hash
 //	e t <index 8>                       entry: codec byte, then the entry; see codec.go
+//
+// The database of a Newest has instead
+//
+//	N <origin>                          newest checkpoint: size, root, times, raw note
 const (
 	keyFormat     = 'm'
 	keyOrigin     = 'n'
@@ -27,6 +31,7 @@ const (
 	keyTile       = 'T'
 	keyLeaf       = 'L'
 	keyEntry      = 'e'
+	keyNewest     = 'N'
 )
 
 // The database begins with the format name and this version; a different version is

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"encoding/binary"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -31,7 +32,7 @@ func (o Options) pebble(db *DB) *pebble.Options {
 		CacheSize:                   cacheBytes,
 		ReadOnly:                    o.ReadOnly,
 		FormatMajorVersion:          pebble.FormatTableFormatV6,
-		MemTableSize:                memTableBytes,
+		MemTableSize:                cmp.Or(o.memTableBytes, memTableBytes),
 		MemTableStopWritesThreshold: 3,
 		L0CompactionThreshold:       4,
 		L0StopWritesThreshold:       24,
@@ -56,7 +57,7 @@ func (o Options) pebble(db *DB) *pebble.Options {
 			DataCorruption: db.fileDamaged,
 		},
 		// A file that is missing is damage like any other: its rows are written anew.
-		DisableConsistencyCheck: true,
+		DisableConsistencyCheck: !o.complete,
 		// They are about deletions, of which there are none; and of a damaged file they are tried
 		// again and again.
 		DisableTableStats: true,

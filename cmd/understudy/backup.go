@@ -22,8 +22,8 @@ serving; then DIR must be on its machine and writable for it.
 On the file system of the data directory the copy shares its files (hard links):
 it is quick and small, and dies with that disk. Copy it elsewhere.
 
-To restore, stop the daemon and put a copy of DIR in the place of data_dir/db.
-What the logs have grown by since then is mirrored again.
+"understudy restore" makes the database from it again; what the logs have grown by
+since then is mirrored again.
 
 Exit codes: 0 written; 2 not written.`,
 		Example: `  understudy backup /backup/understudy-2026-10-10

@@ -28,6 +28,7 @@ type daemon struct {
 	config   *Config
 	keys     *keyring
 	db       *storage.DB
+	newest   *storage.Newest
 	logger   *slog.Logger
 	registry *prometheus.Registry
 	logs     []*follower
@@ -53,8 +54,8 @@ func (f *follower) status() mirror.Status {
 }
 
 // newDaemon opens the tree of every configured log.
-func newDaemon(c *Config, keys *keyring, db *storage.DB, logger *slog.Logger) (*daemon, error) {
-	d := &daemon{config: c, keys: keys, db: db, logger: logger, registry: prometheus.NewRegistry()}
+func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest, logger *slog.Logger) (*daemon, error) {
+	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry()}
 	d.registerMetrics()
 	metrics := mirror.NewMetrics(d.registry)
 	held := db.Origins()
@@ -88,7 +89,7 @@ func (d *daemon) newFollower(log LogConfig, metrics *mirror.Metrics) (*follower,
 		return f, nil
 	}
 	cfg := d.config.mirror(log, tree)
-	cfg.Logger, cfg.Metrics = d.logger, metrics
+	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, metrics
 	if f.mirror, err = mirror.New(cfg); err != nil {
 		return nil, err
 	}

@@ -63,7 +63,7 @@ func TestKeyComesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	d, err := newDaemon(c, keys, db, slog.New(slog.DiscardHandler))
+	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	d, err := newDaemon(c, keys, db, slog.New(slog.DiscardHandler))
+	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,21 @@ func (c *Config) absoluteDataDir() string {
 // tufDir is where TUF metadata is cached inside the data directory.
 func (c *Config) tufDir() string { return filepath.Join(c.DataDir, "tuf") }
 
+// newestDir is where the newest checkpoints are remembered, apart from the database.
+func (c *Config) newestDir() string { return filepath.Join(c.DataDir, "newest") }
+
+// openNewest opens that memory, or begins one.
+func (c *Config) openNewest(o storage.Options) (*storage.Newest, error) {
+	newest, err := storage.OpenNewest(c.newestDir(), o)
+	switch {
+	case errors.Is(err, storage.ErrLocked), errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOSPC):
+		return nil, c.explainDatabase(err)
+	case err != nil:
+		return nil, fmt.Errorf("newest checkpoints in %s cannot be read: %w; they tell an older database from the newest one: if %s is not a restored backup, move %s away and start again", c.newestDir(), folded{err}, c.databaseDir(), c.newestDir())
+	}
+	return newest, nil
+}
+
 // openOrCreate opens the database of the data directory, or makes it.
 func (c *Config) openOrCreate(o storage.Options) (*storage.DB, error) {
 	exists, err := storage.Exists(c.databaseDir(), o)

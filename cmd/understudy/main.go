@@ -73,7 +73,7 @@ Exit codes of every verb:
 		newProofCommand(),
 		newVerifyCommand(),
 		newCheckCommand(),
-		newBackupCommand(),
+		newBackupCommand(), newRestoreCommand(),
 		newVersionCommand(),
 	)
 	root.InitDefaultCompletionCmd()

@@ -172,10 +172,14 @@ func runDaemon(ctx context.Context, c *Config, l *listeners, logger *slog.Logger
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(c, keys, db, logger)
+	newest, err := c.openNewest(storage.Options{Logger: logger, Fatal: fatal})
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	d, err := newDaemon(c, keys, db, newest, logger)
 	if err == nil {
 		err = d.run(ctx, l)
 	}
 	close(closing)
-	return errors.Join(err, db.Close())
+	return errors.Join(err, newest.Close(), db.Close())
 }

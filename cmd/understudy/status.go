@@ -187,6 +187,9 @@ func statusText(s rest.Status) string {
 		if s.Running {
 			fmt.Fprintf(&b, "  upstream  %s; answers are %s\n", orDash(log.UpstreamState), orDash(log.Source))
 		}
+		if log.NewestKnownSize > 0 {
+			fmt.Fprintf(&b, "  restored  from an older backup: %s were held before; it catches up as soon as a source answers\n", count(log.NewestKnownSize, "entry", "entries"))
+		}
 		if log.Problem != nil {
 			fmt.Fprintf(&b, "  problem   %s\n", problemText(log.Problem))
 		}
