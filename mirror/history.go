@@ -75,6 +75,7 @@ type grower struct {
 	m     *Mirror
 	place *place
 	ahead *ahead
+	next  *piece // gathered while the one before it was committed; nil if there is none
 }
 
 // use changes the place that is read.
@@ -85,7 +86,7 @@ func (g *grower) use(p *place) {
 	if g.ahead != nil {
 		g.ahead.reset()
 	}
-	g.place, g.ahead = p, nil
+	g.place, g.ahead, g.next = p, nil, nil
 	if p == nil {
 		return
 	}
@@ -125,36 +126,73 @@ func (g *grower) piece(ctx context.Context, s *storage.State) error {
 	return last
 }
 
-func (g *grower) prepend(ctx context.Context, s *storage.State) error {
-	end := s.Minimum
-	start := max(end-min(end, chunkBundles*bundleWidth), s.PrependLimit(), g.m.cfg.HistoryTo)
-	blame := func(err error) error { return &SourceError{URL: g.place.url, Start: start, End: end, Err: err} }
+// prepend commits the entries before the window, and gathers those before them meanwhile.
+func (g *grower) prepend(ctx context.Context, s *storage.State) (err error) {
+	p := g.next
+	g.next = nil
+	if p == nil || p.end != s.Minimum {
+		if p, err = g.gather(ctx, s.Minimum); err != nil {
+			return err
+		}
+	}
+	committed := make(chan error, 1)
+	go func() { committed <- g.commit(ctx, s, p) }()
+	var next *piece
+	if p.start > g.m.cfg.HistoryTo {
+		next, _ = g.gather(ctx, p.start) // what failed is tried again when it is needed
+	}
+	if err := <-committed; err != nil {
+		return err
+	}
+	g.next = next
+	return nil
+}
+
+// piece is the entries [start, end), whole bundles.
+type piece struct {
+	start, end uint64
+	entries    [][]byte
+}
+
+func (g *grower) blame(start, end uint64, err error) error {
+	return &SourceError{URL: g.place.url, Start: start, End: end, Err: err}
+}
+
+// gather fetches the entries that end at an index, for one commit.
+func (g *grower) gather(ctx context.Context, end uint64) (*piece, error) {
+	limit := (&storage.State{Minimum: end}).PrependLimit()
+	start := max(end-min(end, chunkBundles*bundleWidth), limit, g.m.cfg.HistoryTo)
 	for i, at := 0, end; i < historyAhead && at > g.m.cfg.HistoryTo; i++ {
 		at -= bundleWidth
 		g.ahead.want(ctx, bundleID{at / bundleWidth, bundleWidth})
 	}
-	var entries [][]byte
+	p := &piece{start: start, end: end}
 	for at := start; at < end; at += bundleWidth {
 		id := bundleID{at / bundleWidth, bundleWidth}
 		g.ahead.want(ctx, id)
 		bundle, err := g.ahead.take(ctx, id, nil)
 		if err != nil {
-			return blame(err)
+			return nil, g.blame(start, end, err)
 		}
-		entries = append(entries, bundle...)
+		p.entries = append(p.entries, bundle...)
 	}
+	return p, nil
+}
+
+// commit adds a piece to the window.
+func (g *grower) commit(ctx context.Context, s *storage.State, p *piece) error {
 	var tiles [][]byte
-	for _, id := range s.Lacks(start) {
+	for _, id := range s.Lacks(p.start) {
 		raw, err := g.ahead.source.tile(ctx, id.Level, id.Index, id.Width)
 		if err != nil {
-			return blame(err)
+			return g.blame(p.start, p.end, err)
 		}
 		tiles = append(tiles, raw)
 	}
-	_, err := g.m.tree.Prepend(entries, tiles)
+	_, err := g.m.tree.Prepend(p.entries, tiles)
 	switch {
 	case errors.Is(err, storage.ErrInconsistent):
-		return blame(err)
+		return g.blame(p.start, p.end, err)
 	case err != nil:
 		return &storageError{err}
 	}

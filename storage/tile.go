@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"encoding/binary"
 	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -193,12 +192,4 @@ func (g *growth) finish() error {
 		}
 	}
 	return nil
-}
-
-// appendBundleEntry appends one entry with its length prefix.
-// SPEC: tlog-tiles, Log entries: "Entry bundles are sequences of big-endian uint16
-// length-prefixed log entries."
-func appendBundleEntry(b, entry []byte) []byte {
-	b = binary.BigEndian.AppendUint16(b, uint16(len(entry)))
-	return append(b, entry...)
 }

@@ -141,6 +141,17 @@ func (v *View) rows(lower, upper []byte, next func() ([]byte, string), yield fun
 // during the call. It returns ErrNotHeld or ErrBelowMinimum unless all of them are held,
 // and stops at the first error of yield.
 func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte) error) error {
+	var entry []byte
+	return v.stored(start, end, func(index uint64, stored []byte) (err error) {
+		if entry, err = v.decodeEntry(entry[:0], index, stored); err != nil {
+			return err
+		}
+		return yield(index, entry)
+	})
+}
+
+// stored is Entries with entries as they are stored.
+func (v *View) stored(start, end uint64, yield func(index uint64, stored []byte) error) error {
 	if start > end || end > v.state.Head.Size {
 		return ErrNotHeld
 	}
@@ -150,18 +161,14 @@ func (v *View) Entries(start, end uint64, yield func(index uint64, entry []byte)
 	if err := v.state.holds(start); err != nil {
 		return err
 	}
-	next, entry := start, []byte(nil)
-	place := func() ([]byte, string) { return v.tree.id.entry(next), entryPlace(next) }
+	next := start
+	row := func() ([]byte, string) { return v.tree.id.entry(next), entryPlace(next) }
 	for next < end {
-		err := v.rows(v.tree.id.entry(next), v.tree.id.entry(end), place, func(key, value []byte) error {
+		err := v.rows(v.tree.id.entry(next), v.tree.id.entry(end), row, func(key, value []byte) error {
 			if index, err := lastUint64(key); err != nil || index != next {
 				return errGap
 			}
-			var err error
-			if entry, err = v.decodeEntry(entry[:0], next, value); err != nil {
-				return err
-			}
-			if err := yield(next, entry); err != nil {
+			if err := yield(next, value); err != nil {
 				return err
 			}
 			next++
@@ -183,22 +190,27 @@ var errGap = errors.New("a row is missing")
 // width entries: 256, or fewer for a partial bundle. It returns ErrNotHeld,
 // ErrBelowMinimum or an *OversizedEntryError.
 func (v *View) Bundle(index uint64, width int) ([]byte, error) {
+	return v.AppendBundle(nil, index, width)
+}
+
+// AppendBundle appends what Bundle returns.
+func (v *View) AppendBundle(bundle []byte, index uint64, width int) ([]byte, error) {
 	if err := v.holdsTile(0, index, width); err != nil {
-		return nil, err
+		return bundle, err
 	}
 	start := index * tileWidth
-	bundle := make([]byte, 0, 2048*width)
-	err := v.Entries(start, start+uint64(width), func(i uint64, entry []byte) error {
-		if len(entry) > maxBundleEntry {
+	err := v.stored(start, start+uint64(width), func(i uint64, stored []byte) error {
+		n, err := storedLen(stored)
+		if err == nil && n > maxBundleEntry {
 			return &OversizedEntryError{i}
 		}
-		bundle = appendBundleEntry(bundle, entry)
-		return nil
+		// SPEC: tlog-tiles, Log entries: "Entry bundles are sequences of big-endian uint16
+		// length-prefixed log entries."
+		bundle = binary.BigEndian.AppendUint16(bundle, uint16(n))
+		bundle, err = v.decodeEntry(bundle, i, stored)
+		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return bundle, nil
+	return bundle, err
 }
 
 // Tile returns width hashes of a hash tile (https://c2sp.org/tlog-tiles), 32 bytes

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,9 @@ import (
 // maxBundles is how many bundles are in memory at once, each up to 16 MiB and
 // typically 0.6 MB; further requests wait.
 const maxBundles = 64
+
+// keptBuffer is the largest buffer of a bundle that is used again.
+const keptBuffer = 4 << 20
 
 // PublicConfig is what NewPublic needs; every field is.
 type PublicConfig struct {
@@ -37,6 +41,7 @@ type public struct {
 	logger  *slog.Logger
 	gzip    gzipWriters
 	bundles chan struct{} // holds one token per bundle in memory
+	buffers sync.Pool     // of *[]byte, for bundles
 }
 
 // NewPublic returns the handler for everybody:
@@ -77,6 +82,7 @@ func (p *public) statuses() []mirror.Status {
 	statuses := make([]mirror.Status, len(p.mirrors))
 	for i, m := range p.mirrors {
 		statuses[i] = m.Status()
+		statuses[i].Damage = nil // names files and sources, which are the operator's
 	}
 	return statuses
 }
@@ -143,9 +149,16 @@ func (p *public) bundle(w http.ResponseWriter, r *http.Request, m *mirror.Mirror
 	case <-r.Context().Done():
 		return
 	}
+	buffer, ok := p.buffers.Get().(*[]byte)
+	if !ok {
+		buffer = new([]byte)
+	}
 	view := m.Tree().View()
-	data, err := view.Bundle(path.index, path.width)
+	data, err := view.AppendBundle((*buffer)[:0], path.index, path.width)
 	view.Close()
+	if *buffer = data; cap(data) <= keptBuffer {
+		defer p.buffers.Put(buffer)
+	}
 	if err != nil {
 		p.refuseError(w, r, err)
 		return
