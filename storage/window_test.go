@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -493,5 +494,79 @@ func TestHeadRecordOfVersion1(t *testing.T) {
 	checkTree(t, tree)
 	if raw, err := db.get(tree.id.head()); errors.Is(err, pebble.ErrNotFound) || raw[0] != headVersion {
 		t.Fatalf("head record begins with %d, %v", raw[0], err)
+	}
+}
+
+// TestFailedPrepend lets the disk refuse what the growing of a window to the left needs. The
+// cause reaches Fatal, which ends the process; and opening what is on the disk then recovers:
+// the window is as it was, or has grown, and nothing in between.
+func TestFailedPrepend(t *testing.T) {
+	const size, minimum = 1500, 1024
+	entries := testEntries(size)
+	naive := newNaiveTree(entries)
+	for _, manyBytes := range []int{0, 1} {
+		for _, f := range []*faults{
+			{ops: []operation{opWrite}, path: ".log", err: syscall.ENOSPC},
+			{ops: []operation{opSync}, path: ".log", err: syscall.EIO},
+			{ops: []operation{opWrite}, path: incoming, err: syscall.ENOSPC},
+			{ops: []operation{opSync}, path: incoming, err: syscall.EIO},
+			{ops: []operation{opChange}, path: incoming, err: syscall.ENOSPC},
+			{ops: []operation{opSync}, path: "MANIFEST", err: syscall.EIO},
+			{ops: []operation{opWrite, opSync, opChange}, path: "", err: syscall.ENOSPC},
+		} {
+			if manyBytes == 0 && f.path == incoming {
+				continue // few entries need no table
+			}
+			disk := vfs.NewCrashableMem()
+			cause := make(chan error, 1)
+			db := createDB(t, Options{FS: &hookFS{disk, f.before}, manyBytes: manyBytes, Fatal: func(err error) {
+				cause <- err
+				select {}
+			}})
+			tree := createTree(t, db, "log")
+			if _, err := tree.Advance(note("log", naive.head(size), "s"), nil, nil); err != nil {
+				t.Fatal(err)
+			}
+			if err := naive.begin(tree, minimum); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := tree.Extend(entries[minimum:], under(tree.State().Pending, nil)); err != nil {
+				t.Fatal(err)
+			}
+			f.on.Store(true)
+			done := make(chan error, 1)
+			go func() {
+				err := naive.prepend(tree, minimum-512, entries[minimum-512:minimum])
+				if err == nil {
+					err = db.pebble.Flush()
+				}
+				done <- err
+			}()
+			select {
+			case err := <-cause:
+				if !errors.Is(err, f.err) {
+					t.Errorf("%v: Fatal got %v", f, err)
+				}
+			case err := <-done:
+				t.Errorf("%v: ended with %v, and Fatal was not called", f, err)
+			}
+			f.on.Store(false)
+			db, err := Open("data", Options{FS: disk.CrashClone(vfs.CrashCloneCfg{}), manyBytes: manyBytes})
+			if err != nil {
+				t.Fatalf("%v: %v", f, err)
+			}
+			tree = openTree(t, db, "log")
+			if s := tree.State(); s.Head.Size != size || s.Minimum != minimum && s.Minimum != minimum-512 {
+				t.Errorf("%v: recovered [%d, %d)", f, s.Minimum, s.Head.Size)
+			}
+			checkTree(t, tree)
+			for at := tree.State().Minimum; at > 0; at -= 256 {
+				if err := naive.prepend(tree, at-256, entries[at-256:at]); err != nil {
+					t.Fatalf("%v: it does not go on: %v", f, err)
+				}
+			}
+			checkTree(t, tree)
+			closeDB(t, db)
+		}
 	}
 }

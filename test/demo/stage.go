@@ -182,10 +182,14 @@ func (s *stage) window(ctx context.Context) (string, error) {
 	return fmt.Sprintf("a window from entry %d on; %d of its entries are proven with sigstore-go, the others are unavailable, with the reason", minimum, proven), nil
 }
 
-// complete lets the second understudy fetch the rest from the first, while the log is dead.
+// complete lets a disk damage the second understudy, which then puts it back, and fetches the
+// rest, from the first, while the log is dead.
 func (s *stage) complete(ctx context.Context) (string, error) {
 	if code, _, err := s.second.Terminate(); err != nil || code != 0 {
 		return "", fmt.Errorf("exit code %d, %w", code, err)
+	}
+	if err := s.damage(ctx); err != nil {
+		return "", err
 	}
 	if err := s.second.Cover(fmt.Sprintf("coverage: window, window: %d, history: full, sources: [{url: %q}]", windowSize, s.daemon.Prefix())); err != nil {
 		return "", err
@@ -216,7 +220,51 @@ func (s *stage) complete(ctx context.Context) (string, error) {
 	}
 	report, err := s.second.Command(ctx, "check")
 	fmt.Fprint(s.out, indent("$ understudy check\n"+report))
-	return "the second mirror has all entries, from the first one, and all is sound", err
+	return "the second mirror has put back what its disk had damaged, and has all entries, from the first one, and all is sound", err
+}
+
+// damage flips a bit in the largest file of the second understudy's database.
+func (s *stage) damage(ctx context.Context) error {
+	dir, err := s.folder("backup")
+	if err != nil {
+		return err
+	}
+	if _, err := s.second.Command(ctx, "backup", filepath.Join(dir, "db")); err != nil { // it also ends the write-ahead log
+		return err
+	}
+	names, err := filepath.Glob(filepath.Join(filepath.Dir(s.second.ConfigFile), "data", "db", "*.sst"))
+	if err != nil {
+		return err
+	}
+	var largest []byte
+	name := ""
+	for _, candidate := range names {
+		data, err := os.ReadFile(candidate)
+		if err != nil {
+			return err
+		}
+		if len(data) > len(largest) {
+			name, largest = candidate, data
+		}
+	}
+	if name == "" {
+		return errors.New("the second mirror has no file to damage")
+	}
+	largest[len(largest)/2] ^= 1
+	if err := os.WriteFile(name, largest, 0o600); err != nil {
+		return err
+	}
+	report, err := s.second.Command(ctx, "check")
+	if err == nil {
+		return fmt.Errorf("a bit was flipped in %s, and check finds nothing:\n%s", name, report)
+	}
+	for line := range strings.Lines(report) {
+		if strings.Contains(line, "entries") {
+			fmt.Fprint(s.out, indent("$ understudy check\n"+line))
+			break
+		}
+	}
+	return nil
 }
 
 func (s *stage) killLog(ctx context.Context) (string, error) {
