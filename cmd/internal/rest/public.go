@@ -190,7 +190,7 @@ func (p *public) refuseError(w http.ResponseWriter, r *http.Request, err error) 
 		return
 	}
 	p.logger.Error("request cannot be answered", "path", r.URL.Path, "error", err)
-	refuse(w, http.StatusInternalServerError, "stored data cannot be read; the operator has been told")
+	refuse(w, http.StatusInternalServerError, "stored data is damaged, and is put back as soon as a source has it; ask again in a minute, or another server")
 }
 
 // refuse answers with an error that no cache keeps.
