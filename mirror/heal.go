@@ -147,6 +147,19 @@ func (m *Mirror) elsewhere() storage.Elsewhere {
 				return accept(raw)
 			})
 		},
+		Border: func(ctx context.Context, head storage.Head, accept func([][]byte) error) error {
+			return m.ask(ctx, 0, head.Size, func(p *place) error {
+				tree, err := newUpstreamTree(ctx, p.tiles, head)
+				if err != nil {
+					return err
+				}
+				var tiles [][]byte
+				for level := 0; head.Size>>(tileHeight*level) > 0; level++ {
+					tiles = append(tiles, tree.edge[level])
+				}
+				return accept(tiles)
+			})
+		},
 		Bundle: func(ctx context.Context, index uint64, width int, accept func([][]byte) error) error {
 			start := index * bundleWidth
 			return m.ask(ctx, start, start+uint64(width), func(p *place) error {

@@ -106,7 +106,8 @@ type checker struct {
 	// as it is.
 	want, have [leafBuckets]fingerprint
 	run        run
-	read       int // bytes of entries
+	read       int    // bytes of entries
+	leafTile   []byte // the tile of level 0 at hand; nil if it cannot be read
 }
 
 // run is entries [start, end) that share one problem, the one of that number.
@@ -240,11 +241,18 @@ func (c *checker) entries(ctx context.Context) error {
 	if err := c.border(); err != nil {
 		return err
 	}
-	border, err := c.tree.db.loadEdge(c.snap, c.tree.id, c.state.Minimum)
-	if err != nil {
-		return c.note(err)
+	var left edge // of the tree that ends where the window begins
+	for _, id := range borderOf(c.state.Minimum) {
+		raw := []byte(nil)
+		if id.Width > 0 {
+			var err error
+			if raw, err = c.readTile(id.Level, id.Index, id.Width); err != nil {
+				return c.note(err)
+			}
+		}
+		left = append(left, raw)
 	}
-	g := growth{size: c.state.Minimum, edge: border.clone(), put: c.compareTile}
+	g := growth{size: c.state.Minimum, edge: left.clone(), put: c.compareTile}
 	for start := g.size; start < size; start = g.size {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -273,6 +281,17 @@ func (c *checker) entries(ctx context.Context) error {
 	return nil
 }
 
+// sound says whether a tile hashes to its node in the tile above, or, on the right border, is
+// what was verified when the tree was opened.
+func (c *checker) sound(level int, index uint64, raw []byte) bool {
+	if len(raw) < tileWidth*HashSize {
+		return c.edge != nil && bytes.Equal(raw, c.edge[level])
+	}
+	at := int(index % tileWidth)
+	above, err := c.readTile(level+1, index/tileWidth, at+1)
+	return err == nil && foldHashes(raw) == Hash(above[at*HashSize:])
+}
+
 // border verifies the tiles that reach from before the window into it, which cannot be
 // rebuilt: a full one by its node in the tile above, those of the right border of the tree
 // by what was verified when it was opened.
@@ -286,18 +305,10 @@ func (c *checker) border() error {
 		if widthAt(minimum, level, index) == 0 {
 			continue
 		}
-		width := widthAt(size, level, index)
-		raw, err := c.readTile(level, index, width)
-		good := err == nil && width < tileWidth && bytes.Equal(raw, c.edge[level])
-		if err == nil && width == tileWidth {
-			at := int(index % tileWidth)
-			var above []byte
-			above, err = c.readTile(level+1, index/tileWidth, at+1)
-			good = err == nil && foldHashes(raw) == Hash(above[at*HashSize:])
-		}
+		raw, err := c.readTile(level, index, widthAt(size, level, index))
 		if err != nil {
 			err = c.note(err)
-		} else if !good {
+		} else if !c.sound(level, index, raw) {
 			err = c.wrong(rowOf(c.tree.id.tile(level, index)), tilePlace(level, index), "does not hash to its node")
 		}
 		if err != nil {
@@ -312,9 +323,12 @@ func (c *checker) border() error {
 // problem, such as those of a damaged block, are one problem.
 func (c *checker) rebuild(g *growth, start, end uint64) error {
 	for g.size < end {
-		err := c.Entries(g.size, end, func(_ uint64, entry []byte) error {
+		err := c.Entries(g.size, end, func(index uint64, entry []byte) error {
 			c.report.Entries++
 			c.read += len(entry)
+			if index%tileWidth == 0 || index == start {
+				c.loadLeafTile(index / tileWidth)
+			}
 			return c.addLeaf(g, LeafHash(entry))
 		})
 		if err == nil {
@@ -324,9 +338,12 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 			if err := c.lost(g.size, err); err != nil {
 				return err
 			}
-			hash, err := c.LeafHash(g.size)
-			if err != nil && !errors.As(err, new(*DamageError)) { // compareTile names the tile, once
-				return err
+			if g.size%tileWidth == 0 || g.size == start {
+				c.loadLeafTile(g.size / tileWidth)
+			}
+			var hash Hash // compareTile names the tile, if it is missing as well
+			if i := g.size % tileWidth * HashSize; uint64(len(c.leafTile)) >= i+HashSize {
+				hash = Hash(c.leafTile[i : i+HashSize])
 			}
 			if err := c.addLeaf(g, hash); err != nil {
 				return err
@@ -379,17 +396,29 @@ func (c *checker) lost(index uint64, err error) error {
 	return c.note(err)
 }
 
+// loadLeafTile reads the tile over the next entries.
+func (c *checker) loadLeafTile(index uint64) {
+	c.leafTile, _ = c.readTile(0, index, widthAt(c.state.Head.Size, 0, index)) // compareTile names what is wrong
+}
+
 func (c *checker) addLeaf(g *growth, hash Hash) error {
-	c.want[leafBucket(hash[:])].add(c.secret, c.tree.id.leaf(hash, g.size))
+	want := hash
+	if i := g.size % tileWidth * HashSize; uint64(len(c.leafTile)) >= i+HashSize {
+		want = Hash(c.leafTile[i : i+HashSize]) // the index is held against the tiles, as these are against the entries
+	}
+	c.want[leafBucket(want[:])].add(c.secret, c.tree.id.leaf(want, g.size))
 	return g.add(0, hash)
 }
 
 func (c *checker) compareTile(level int, index uint64, want []byte) error {
 	c.report.Tiles++
 	width := len(want) / HashSize
-	have, err := c.readTile(level, index, width)
-	if err != nil {
-		return c.note(err)
+	have := c.leafTile
+	if level > 0 || have == nil {
+		var err error
+		if have, err = c.readTile(level, index, width); err != nil {
+			return c.note(err)
+		}
 	}
 	if bytes.Equal(have, want) {
 		return nil
@@ -397,9 +426,13 @@ func (c *checker) compareTile(level int, index uint64, want []byte) error {
 	for i := range width {
 		if !bytes.Equal(have[i*HashSize:(i+1)*HashSize], want[i*HashSize:(i+1)*HashSize]) {
 			first := (index*tileWidth + uint64(i)) << (tileHeight * level)
-			rows := []keyRange{rowOf(c.tree.id.tile(level, index))}
-			if level == 0 { // either may be wrong
+			// What lies below may be wrong, or the tile itself.
+			var rows []keyRange
+			if level == 0 {
 				rows = append(rows, keyRange{c.tree.id.entry(first), c.tree.id.entry(index*tileWidth + uint64(width))})
+			}
+			if !c.sound(level, index, have) {
+				rows = append(rows, rowOf(c.tree.id.tile(level, index)))
 			}
 			return c.note(&DamageError{Place: tilePlace(level, index), Problem: fmt.Sprintf("differs from the entries, first at hash %d (entry %d)", i, first), rows: rows})
 		}
@@ -491,13 +524,18 @@ func (id treeID) bucketRange(bucket int) keyRange {
 // order and compared by fingerprint. Only where those differ are rows looked up one by one.
 func (c *checker) leaves(ctx context.Context) error {
 	before := len(c.report.Problems)
-	if err := c.leafRows(ctx, func(key []byte) error {
+	var part [leafBuckets]fingerprint
+	if err := c.leafRows(ctx, func() { part = [leafBuckets]fingerprint{} }, func(key []byte) error {
 		index, _ := lastUint64(key)
 		if c.o.Pace != nil && c.state.holds(index) != nil {
 			return nil // committed meanwhile
 		}
-		c.have[leafBucket(key[9:])].add(c.secret, key)
+		part[leafBucket(key[9:])].add(c.secret, key)
 		return nil
+	}, func() {
+		for i := range part {
+			c.have[i].sum(part[i])
+		}
 	}); err != nil {
 		return err
 	}
@@ -513,7 +551,7 @@ func (c *checker) leaves(ctx context.Context) error {
 	}
 	differs := func(hash []byte) bool { b := leafBucket(hash); return c.want[b] != c.have[b] }
 	found, unknown := len(c.report.Problems), false
-	if err := c.leafRows(ctx, func(key []byte) error {
+	if err := c.leafRows(ctx, func() {}, func(key []byte) error {
 		index, _ := lastUint64(key)
 		switch {
 		case !differs(key[9:]) || c.o.Pace != nil && c.state.holds(index) != nil:
@@ -530,7 +568,7 @@ func (c *checker) leaves(ctx context.Context) error {
 			return c.wrong(rowOf(slices.Clone(key)), "leaf index", "has a wrong row for entry %d", index)
 		}
 		return nil
-	}); err != nil {
+	}, func() {}); err != nil {
 		return err
 	}
 	for index := c.state.Minimum; index < c.state.Head.Size; index++ {
@@ -562,14 +600,18 @@ func (c *checker) leaves(ctx context.Context) error {
 	return nil
 }
 
-// leafRows calls yield for the rows of the leaf index.
-func (c *checker) leafRows(ctx context.Context, yield func(key []byte) error) error {
+// leafRows calls yield for the rows of the leaf index, in parts: begin before each, and end
+// after it. If rows were swapped meanwhile, which would be seen twice or not at all, it begins
+// the part again.
+func (c *checker) leafRows(ctx context.Context, begin func(), yield func(key []byte) error, end func()) error {
 	lower, upper := c.tree.id.all(keyLeaf)
 	for {
-		bytes := 0
+		begin()
+		bytes, opened := 0, c.swaps
+		var next []byte
 		err := c.table(lower, upper, func(key, _ []byte) error {
 			if bytes >= paceBytes && c.o.Pace != nil {
-				lower = append(lower[:0], key...)
+				next = slices.Clone(key)
 				return errPause
 			}
 			bytes += len(key)
@@ -578,9 +620,17 @@ func (c *checker) leafRows(ctx context.Context, yield func(key []byte) error) er
 			}
 			return yield(key)
 		})
-		if err != errPause {
+		if err != nil && err != errPause {
 			return err
 		}
+		if c.swaps != opened || c.renew() {
+			continue
+		}
+		end()
+		if err == nil {
+			return nil
+		}
+		lower = next
 		if err := c.pace(ctx, bytes); err != nil {
 			return err
 		}
@@ -596,6 +646,12 @@ func (c *checker) table(lower, upper []byte, yield func(key, value []byte) error
 // fingerprint is the sum modulo 2^128 of keyed hashes: equal for equal sets, in any
 // order.
 type fingerprint struct{ hi, lo uint64 }
+
+func (f *fingerprint) sum(other fingerprint) {
+	var carry uint64
+	f.lo, carry = bits.Add64(f.lo, other.lo, 0)
+	f.hi, _ = bits.Add64(f.hi, other.hi, carry)
+}
 
 func (f *fingerprint) add(secret [16]byte, row []byte) {
 	var b [64]byte

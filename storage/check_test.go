@@ -27,6 +27,9 @@ func TestCheckNames(t *testing.T) {
 	cut := func(n int) func([]byte) []byte { return func(b []byte) []byte { return b[:len(b)-n] } }
 	id := treeID(1)
 	row := func(c Checkpoint) []byte { return id.checkpoint(c.Head, c.textHash()) }
+	mended := map[string]bool{ // by Open: the border of the tree
+		"partial tile flipped": true, "partial tile shorter": true, "partial tile deleted": true, "upper tile flipped": true, "upper tile deleted": true,
+	}
 	for _, m := range []struct {
 		name   string
 		key    []byte
@@ -35,7 +38,6 @@ func TestCheckNames(t *testing.T) {
 		opens  string              // what OpenTree says after a restart, if not nothing
 	}{
 		{"entry flipped", id.entry(300), flip(5), "tile 0/1", ""},
-		{"entry flipped, and the index", id.entry(300), flip(5), "leaf index differs from the entries", ""},
 		{"entry shorter", id.entry(300), cut(1), "tile 0/1", ""},
 		{"entry emptied", id.entry(300), cut(10), "entry 300", ""},
 		{"entry's codec", id.entry(300), flip(0), "entry 300", ""},
@@ -129,6 +131,9 @@ func TestCheckNames(t *testing.T) {
 				t.Errorf("tree does not open: %v", err)
 			case m.name == "evidence":
 				// Well-formed, so the log is quarantined now.
+			case mended[m.name]:
+				checkTree(t, tree)
+				sameDump(t, dump(t, db), before)
 			default:
 				finds(t, tree, m.finds)
 				if _, err := tree.Repair(context.Background(), naive.from(entries)); err != nil {

@@ -47,6 +47,7 @@ type Options struct {
 	ReadOnly bool
 
 	manyBytes     int    // in tests
+	maxLeaves     uint64 // in tests
 	memTableBytes uint64 // 0 is memTableBytes
 	complete      bool   // every file must be there
 }
@@ -62,6 +63,7 @@ type DB struct {
 	fatal     func(error)
 	options   *pebble.Options // as Pebble was opened
 	manyBytes int             // from how many bytes on entries get a table of their own
+	maxLeaves uint64          // 0 is maxLeaves
 	tiles     *lru.Cache[tileKey, *expandedTile]
 
 	mu    sync.Mutex // guards trees and the numbering of new ones
@@ -130,7 +132,7 @@ func syncDirectory(files vfs.FS, dir string) error {
 }
 
 func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
-	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}}
+	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}, maxLeaves: o.maxLeaves}
 	db.damages.known, db.damages.changed = map[treeID][]DamageError{}, make(chan struct{})
 	db.fs = &ownFS{FS: fileSystem(o), dir: dir, fail: db.fail}
 	if db.manyBytes = o.manyBytes; db.manyBytes == 0 {

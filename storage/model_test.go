@@ -132,6 +132,13 @@ func (n *naiveTree) from(entries [][]byte) Elsewhere {
 		Bundle: func(_ context.Context, index uint64, width int, accept func([][]byte) error) error {
 			return accept(entries[index*tileWidth:][:width])
 		},
+		Border: func(_ context.Context, head Head, accept func([][]byte) error) error {
+			var tiles [][]byte
+			for _, id := range borderOf(head.Size) {
+				tiles = append(tiles, n.tile(id.Level, id.Index, id.Width))
+			}
+			return accept(tiles)
+		},
 	}
 }
 

@@ -2,12 +2,14 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
+	"strconv"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -26,6 +28,9 @@ import (
 type Elsewhere struct {
 	// Tile fetches the first Width hashes of a tile, 32 bytes each.
 	Tile func(ctx context.Context, id TileID, accept func(hashes []byte) error) error
+	// Border fetches the partial tiles on the right border of the tree of a head, by level, nil
+	// where there is none, all of them from one place.
+	Border func(ctx context.Context, head Head, accept func(tiles [][]byte) error) error
 	// Bundle fetches the first width entries of an entry bundle.
 	Bundle func(ctx context.Context, index uint64, width int, accept func(entries [][]byte) error) error
 }
@@ -47,6 +52,8 @@ func (t *Tree) Repair(ctx context.Context, from Elsewhere) (done Repaired, err e
 	if t.db.options.ReadOnly {
 		return done, fmt.Errorf("repair %q: %w", t.origin, pebble.ErrReadOnly)
 	}
+	t.repairing.Lock()
+	defer t.repairing.Unlock()
 	r, err := newRepair(t, from)
 	if err != nil {
 		return done, err
@@ -161,17 +168,34 @@ func (e *wideError) Error() string { return "it ends within other damage" }
 func (r *repair) rewriteRange(ctx context.Context, rows keyRange, rewrite func(context.Context, keyRange) error) (keyRange, error) {
 	table := tableOf(rows)
 	for {
-		r.t.write.Lock()
-		r.bind()
-		r.t.write.Unlock()
-		err := rewrite(ctx, rows)
-		r.unbind()
+		err := r.bound(func() error { return rewrite(ctx, rows) })
 		wide, ok := errors.AsType[*wideError](err)
 		if !ok || len(wide.rows.clip(table).without(rows)) == 0 {
 			return rows, err
 		}
 		rows = mergeRanges([]keyRange{rows, {rows.lower, wide.rows.upper}, {wide.rows.lower, rows.upper}})[0].clip(table)
 	}
+}
+
+// bound calls do while the repair is one of the tree as it is now, or as do binds it again.
+func (r *repair) bound(do func() error) error {
+	r.t.write.Lock()
+	r.bind()
+	r.t.write.Unlock()
+	defer r.unbind()
+	return do()
+}
+
+// locked calls do while the tree cannot change, with the repair bound to it. What has been
+// committed since it was bound before is stored, so nothing is fetched.
+func (r *repair) locked(do func() error) error {
+	r.t.write.Lock()
+	defer r.t.write.Unlock()
+	r.bind()
+	from := r.from
+	defer func() { r.from = from }()
+	r.from = Elsewhere{}
+	return do()
 }
 
 // tile returns a tile of the tree, as wide as it is there, verified.
@@ -279,13 +303,13 @@ func (r *repair) bundle(ctx context.Context, index uint64) (entries [][]byte, er
 	}
 	first, width := index*tileWidth, len(tile)/HashSize
 	fits := func(entries [][]byte) error {
+		if len(entries) != width {
+			return fmt.Errorf("%d entries, want %d: %w", len(entries), width, ErrInconsistent)
+		}
 		for i, entry := range entries {
 			if LeafHash(entry) != Hash(tile[i*HashSize:(i+1)*HashSize]) {
 				return fmt.Errorf("entry %d does not hash to its tile: %w", first+uint64(i), ErrInconsistent)
 			}
-		}
-		if len(entries) != width {
-			return fmt.Errorf("%d entries, want %d: %w", len(entries), width, ErrInconsistent)
 		}
 		return nil
 	}
@@ -318,88 +342,79 @@ func (r *repair) bundle(ctx context.Context, index uint64) (entries [][]byte, er
 
 // rewriteEntries writes the entries of a range anew. They never change, so the table is
 // made while the tree may grow.
-func (r *repair) rewriteEntries(ctx context.Context, rows keyRange) error {
+func (r *repair) rewriteEntries(ctx context.Context, rows keyRange) (err error) {
 	t, s := r.t, r.view.state
 	next := max(t.id.indexAt(rows.lower), s.Minimum)
 	end := min(t.id.indexAt(rows.upper), s.Head.Size)
-	n := uint64(0)
-	table, err := t.db.writeRows("entries", func(w *sstable.Writer) error {
-		var stored []byte
-		for next < end {
-			bundle := next / tileWidth
-			entries, err := r.bundle(ctx, bundle)
+	tables := r.newReplacement()
+	defer tables.discard()
+	var stored []byte
+	for next < end {
+		bundle := next / tileWidth
+		entries, err := r.bundle(ctx, bundle)
+		if err != nil {
+			return err
+		}
+		for ; next < min(end, (bundle+1)*tileWidth); next++ {
+			stored = appendStored(stored[:0], entries[next%tileWidth])
+			if err := tables.set(t.id.entry(next), stored); err != nil {
+				return err
+			}
+		}
+	}
+	return r.locked(func() error {
+		// What was committed meanwhile is not damaged.
+		if t.State().Head.Size > s.Head.Size {
+			rows = rows.clip(keyRange{rows.lower, t.id.entry(s.Head.Size)})
+		}
+		if t.State().Minimum < s.Minimum {
+			rows = rows.clip(keyRange{t.id.entry(s.Minimum), rows.upper})
+		}
+		n, err := tables.swapIn(rows)
+		r.done.Entries += n
+		return err
+	})
+}
+
+// rewriteTiles writes the tiles of a range anew. Full ones never change, so their tables, one
+// a level, are made while the tree may grow; the others go into tables between them.
+func (r *repair) rewriteTiles(ctx context.Context, rows keyRange) error {
+	t, before := r.t, r.view.state
+	whole := func(id TileID) bool { // when the repair began
+		return id.Index >= firstTile(before.Minimum, id.Level) && widthAt(before.Head.Size, id.Level, id.Index) == tileWidth
+	}
+	tables := r.newReplacement()
+	defer tables.discard()
+	write := func(wanted func(TileID) bool) error {
+		last := TileID{Level: -1}
+		return r.eachTile(rows, func(id TileID) error {
+			if err := ctx.Err(); err != nil || !wanted(id) {
+				return err
+			}
+			if last.Level != id.Level || last.Index+1 != id.Index {
+				if err := tables.next(); err != nil {
+					return err
+				}
+			}
+			last = id
+			raw, err := r.tile(ctx, id.Level, id.Index)
 			if err != nil {
 				return err
 			}
-			for ; next < min(end, (bundle+1)*tileWidth); next++ {
-				stored = appendStored(stored[:0], entries[next%tileWidth])
-				if err := w.Set(t.id.entry(next), stored); err != nil {
-					return err
-				}
-				n++
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	t.write.Lock()
-	defer t.write.Unlock()
-	// What was committed meanwhile is not damaged.
-	if t.State().Head.Size > s.Head.Size {
-		rows = rows.clip(keyRange{rows.lower, t.id.entry(s.Head.Size)})
-	}
-	if t.State().Minimum < s.Minimum {
-		rows = rows.clip(keyRange{t.id.entry(s.Minimum), rows.upper})
-	}
-	err = t.db.swapIn(table, n, rows)
-	if err == nil {
-		r.done.Entries += n
-	}
-	return err
-}
-
-// rewriteTiles writes the tiles of a range anew. Full ones never change, so they are
-// gathered while the tree may grow.
-func (r *repair) rewriteTiles(ctx context.Context, rows keyRange) error {
-	t := r.t
-	gathered := map[TileID][]byte{}
-	if err := r.eachTile(rows, func(id TileID) error {
-		raw, err := r.tile(ctx, id.Level, id.Index)
-		if err == nil && id.Width == tileWidth {
-			gathered[id] = raw
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	t.write.Lock()
-	defer t.write.Unlock()
-	r.bind()
-	from := r.from
-	defer func() { r.from = from }()
-	r.from = Elsewhere{} // write is held: what has been committed meanwhile is stored
-	n := uint64(0)
-	table, err := t.db.writeRows("tiles", func(w *sstable.Writer) error {
-		return r.eachTile(rows, func(id TileID) (err error) {
-			raw, ok := gathered[id]
-			if !ok {
-				if raw, err = r.tile(ctx, id.Level, id.Index); err != nil {
-					return err
-				}
-			}
-			n++
-			return w.Set(t.id.tile(id.Level, id.Index), raw)
+			return tables.set(t.id.tile(id.Level, id.Index), raw)
 		})
-	})
-	if err == nil {
-		err = t.db.swapIn(table, n, rows)
 	}
-	if err == nil {
+	if err := write(whole); err != nil {
+		return err
+	}
+	return r.locked(func() error {
+		if err := write(func(id TileID) bool { return !whole(id) }); err != nil {
+			return err
+		}
+		n, err := tables.swapIn(rows)
 		r.done.Tiles += n
-	}
-	return err
+		return err
+	})
 }
 
 // eachTile calls yield for the tiles of the tree in a range, in order of key.
@@ -427,144 +442,194 @@ func (r *repair) eachTile(rows keyRange, yield func(TileID) error) error {
 	return nil
 }
 
-// maxLeaves is how many index rows are sorted in memory at a time.
+// maxLeaves is about how many index rows are sorted in memory at a time, 16 bytes each.
 const maxLeaves = 4 << 20
 
+// leafRow is a row of the leaf index.
+type leafRow struct{ hash, index uint64 }
+
 // rewriteLeaves writes the leaf index of a range anew, from the tiles. The rows of one range
-// are those of leaves all over the tree, so all of it is walked.
+// are those of leaves all over the tree, so all of it is walked: while the tree may grow if
+// they fit into memory, which those of one file do.
 func (r *repair) rewriteLeaves(ctx context.Context, rows keyRange) error {
-	for _, part := range r.leafParts(rows) {
-		if err := r.rewriteLeafPart(ctx, part); err != nil {
+	t, before := r.t, r.view.state
+	tables := r.newReplacement()
+	defer tables.discard()
+	parts := r.leafParts(rows)
+	var gathered []leafRow
+	if len(parts) == 1 {
+		var err error
+		if gathered, err = r.gatherLeaves(ctx, gathered, rows, before.Minimum, before.Head.Size); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.locked(func() (err error) {
+		now := r.view.state
+		for _, part := range parts {
+			if len(parts) > 1 {
+				gathered, err = r.gatherLeaves(ctx, gathered[:0], part, now.Minimum, now.Head.Size)
+			} else if gathered, err = r.gatherLeaves(ctx, gathered, rows, now.Minimum, before.Minimum); err == nil {
+				gathered, err = r.gatherLeaves(ctx, gathered, rows, before.Head.Size, now.Head.Size)
+			}
+			if err != nil {
+				return err
+			}
+			slices.SortFunc(gathered, func(a, b leafRow) int { return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.index, b.index)) })
+			if err := tables.next(); err != nil {
+				return err
+			}
+			for _, row := range gathered {
+				if err := tables.set(t.id.leafRow(row), nil); err != nil {
+					return err
+				}
+			}
+		}
+		n, err := tables.swapIn(rows)
+		r.done.IndexRows += n
+		return err
+	})
 }
 
-// leafParts divides a range into parts of at most about maxLeaves rows.
+func (id treeID) leafRow(row leafRow) []byte {
+	k := binary.BigEndian.AppendUint64(id.key(keyLeaf, 25), row.hash)
+	return binary.BigEndian.AppendUint64(k, row.index)
+}
+
+// leafParts divides a range into parts of at most about maxLeaves rows: hashes are spread
+// evenly.
 func (r *repair) leafParts(rows keyRange) []keyRange {
 	s := r.view.state
-	parts := (s.Head.Size-s.Minimum)/maxLeaves + 1
+	parts := (s.Head.Size-s.Minimum)/cmp.Or(r.t.db.maxLeaves, maxLeaves) + 1
 	var ranges []keyRange
 	lower := rows.lower
 	for i := uint64(1); i < parts; i++ {
-		first, _ := bits.Div64(i, 0, parts) // hashes are spread evenly
+		first, _ := bits.Div64(i, 0, parts)
 		bound := binary.BigEndian.AppendUint64(r.t.id.key(keyLeaf, 17), first)
 		if part := (keyRange{lower, bound}).clip(rows); !part.empty() {
 			ranges = append(ranges, part)
 			lower = bound
 		}
 	}
-	return append(ranges, keyRange{lower, rows.upper})
+	if last := (keyRange{lower, rows.upper}); !last.empty() {
+		ranges = append(ranges, last)
+	}
+	return ranges
 }
 
-func (r *repair) rewriteLeafPart(ctx context.Context, rows keyRange) error {
-	t, s := r.t, r.view.state
-	var keys [][]byte
-	gather := func(start, end uint64) error {
-		for i := start; i < end; {
-			raw, err := r.tile(ctx, 0, i/tileWidth)
-			if err != nil {
-				return err
-			}
-			for stop := min(end, (i/tileWidth+1)*tileWidth); i < stop; i++ {
-				at := i % tileWidth * HashSize
-				key := t.id.leaf(Hash(raw[at:at+HashSize]), i)
-				if bytes.Compare(key, rows.lower) >= 0 && bytes.Compare(key, rows.upper) < 0 {
-					keys = append(keys, key)
-				}
+// gatherLeaves appends the index rows in a range of the entries [start, end).
+func (r *repair) gatherLeaves(ctx context.Context, gathered []leafRow, rows keyRange, start, end uint64) ([]leafRow, error) {
+	key := r.t.id.leafRow(leafRow{})
+	for i := start; i < end; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		raw, err := r.tile(ctx, 0, i/tileWidth)
+		if err != nil {
+			return nil, err
+		}
+		for stop := min(end, (i/tileWidth+1)*tileWidth); i < stop; i++ {
+			at := i % tileWidth * HashSize
+			copy(key[9:], raw[at:at+8])
+			binary.BigEndian.PutUint64(key[17:], i)
+			if bytes.Compare(key, rows.lower) >= 0 && bytes.Compare(key, rows.upper) < 0 {
+				gathered = append(gathered, leafRow{binary.BigEndian.Uint64(raw[at:]), i})
 			}
 		}
-		return ctx.Err()
 	}
-	if err := gather(s.Minimum, s.Head.Size); err != nil {
-		return err
-	}
-	t.write.Lock()
-	defer t.write.Unlock()
-	r.bind()
-	from := r.from
-	defer func() { r.from = from }()
-	r.from = Elsewhere{} // write is held: what has been committed meanwhile is stored
-	now := r.view.state
-	if err := errors.Join(gather(now.Minimum, s.Minimum), gather(s.Head.Size, now.Head.Size)); err != nil {
-		return err
-	}
-	slices.SortFunc(keys, bytes.Compare)
-	table, err := t.db.writeRows("leaves", func(w *sstable.Writer) error {
-		for _, key := range keys {
-			if err := w.Set(key, nil); err != nil {
-				return err
-			}
-		}
+	return gathered, nil
+}
+
+// replacement is rows, in tables, that are to take the place of others.
+type replacement struct {
+	db     *DB
+	prefix string
+	paths  []string
+	writer *sstable.Writer // of the last one; nil if there is none
+	n      uint64          // rows
+}
+
+func (r *repair) newReplacement() *replacement {
+	db := r.t.db
+	return &replacement{db: db, prefix: db.fs.PathJoin(db.incoming(), fmt.Sprintf("repair-%d-", r.t.id))}
+}
+
+// next ends the table, if there is one: the next row begins another.
+func (t *replacement) next() error {
+	if t.writer == nil {
 		return nil
-	})
-	if err == nil {
-		err = t.db.swapIn(table, uint64(len(keys)), rows)
 	}
-	if err == nil {
-		r.done.IndexRows += uint64(len(keys))
+	err := t.writer.Close() // syncs it
+	if t.writer = nil; err != nil {
+		t.db.fail(err)
 	}
 	return err
 }
 
-// writeRows writes a table of rows that are to take the place of others.
-func (db *DB) writeRows(name string, write func(*sstable.Writer) error) (path string, err error) {
-	path = db.fs.PathJoin(db.incoming(), "repair-"+name)
-	w, err := db.newTable(path, false)
-	if err != nil {
-		db.fail(err)
-		return "", err
+// set adds a row; those of one table must be in order.
+func (t *replacement) set(key, value []byte) (err error) {
+	if t.writer == nil {
+		path := t.prefix + strconv.Itoa(len(t.paths))
+		if t.writer, err = t.db.newTable(path, false); err != nil {
+			t.db.fail(err)
+			return err
+		}
+		t.paths = append(t.paths, path)
 	}
-	err = write(w)
-	if closeErr := w.Close(); closeErr != nil {
-		db.fail(closeErr)
-		return "", closeErr
+	t.n++
+	if err = t.writer.Set(key, value); err != nil {
+		t.db.fail(err)
 	}
-	if err != nil {
-		return "", errors.Join(err, db.fs.Remove(path))
-	}
-	return path, nil
+	return err
 }
 
-// swapIn puts a table of n rows in the place of whatever stands in a range, in one durable
-// step. No change of the tree is under way.
-func (db *DB) swapIn(table string, n uint64, rows keyRange) error {
-	if err := db.Err(); err != nil {
-		return err
+// discard removes what was not swapped in.
+func (t *replacement) discard() {
+	if t.writer != nil {
+		_ = t.writer.Close()
 	}
-	if rows.empty() {
-		return db.fs.Remove(table)
+	for _, path := range t.paths {
+		_ = t.db.fs.Remove(path) // Open removes what is left
+	}
+}
+
+// swapIn puts the tables in the place of whatever stands in a range, in one durable step, and
+// returns the number of their rows. No change of the tree is under way.
+func (t *replacement) swapIn(rows keyRange) (n uint64, err error) {
+	db := t.db
+	if err := errors.Join(db.Err(), t.next()); err != nil || rows.empty() {
+		return 0, err
 	}
 	if !healable(rows.lower) || len(rows.without(tableOf(rows))) > 0 {
 		panic(fmt.Sprintf("rows from %x to %x of more than one table", rows.lower, rows.upper))
 	}
-	if err := db.probe(rows); err != nil {
-		return errors.Join(err, db.fs.Remove(table))
-	}
 	db.freezing.RLock()
 	defer db.freezing.RUnlock()
 	if err := db.pebble.Flush(); err != nil { // or the swap is put off until the next one
-		return err
+		db.fail(err)
+		return 0, err
+	}
+	if err := db.probe(rows); err != nil {
+		return 0, err
 	}
 	db.swap.Lock()
 	defer db.swap.Unlock()
 	db.swaps++
 	defer db.tiles.Purge()
-	var err error
 	span := pebble.KeyRange{Start: rows.lower, End: rows.upper}
-	if n == 0 {
-		err = errors.Join(db.pebble.Excise(context.Background(), span), db.fs.Remove(table))
+	if len(t.paths) == 0 {
+		err = db.pebble.Excise(context.Background(), span)
 	} else {
-		_, err = db.pebble.IngestAndExcise(context.Background(), []string{table}, nil, nil, span)
+		_, err = db.pebble.IngestAndExcise(context.Background(), t.paths, nil, nil, span)
 	}
 	switch {
 	case pebble.IsCorruptionError(err):
-		return db.endsIn(err)
+		return 0, db.endsIn(err)
 	case err != nil:
 		db.fail(err)
+		return 0, err
 	}
-	return err
+	t.paths = nil
+	return t.n, nil
 }
 
 // endsIn is the error for a range that ends within other damage.
@@ -582,8 +647,9 @@ func (db *DB) probe(rows keyRange) error {
 	it, err := db.pebble.NewIter(&pebble.IterOptions{LowerBound: table.lower, UpperBound: table.upper})
 	if err == nil {
 		it.SeekLT(rows.lower)
+		left := it.Error() // the next seek forgets it
 		it.SeekGE(rows.upper)
-		err = errors.Join(it.Error(), it.Close())
+		err = errors.Join(left, it.Error(), it.Close())
 	}
 	if err != nil {
 		return db.endsIn(err)
@@ -592,90 +658,122 @@ func (db *DB) probe(rows keyRange) error {
 }
 
 // mendEdge finds the border of the tree: what is stored of it, or what lies below hashes to,
-// or what is fetched. Together it must hash to the root of the head. If that cannot be had,
-// the tree is broken.
+// or what is fetched. Together it must hash to the root of the head; then it is stored again
+// where it was not. If it cannot be had, the tree is broken: it answers nothing, and does not
+// grow.
 func (r *repair) mendEdge(ctx context.Context) error {
+	return r.bound(func() error {
+		t, head := r.t, r.view.state.Head
+		problem := &DamageError{Place: "head", Problem: fmt.Sprintf("has the root %v at size %d, and its tiles do not hash to it", head.Root, head.Size)}
+		var e edge
+		accept := func(found [][]byte) error {
+			if root := edge(found).root(); root != head.Root {
+				return fmt.Errorf("border has the root %v: %w", root, ErrInconsistent)
+			}
+			e = found
+			return nil
+		}
+		stored := []func(TileID) ([]byte, error){r.storedTile, r.hashedTile}
+		hashed := []func(TileID) ([]byte, error){r.hashedTile, r.storedTile}
+		for _, locals := range [][]func(TileID) ([]byte, error){stored, hashed} {
+			found, err := r.localEdge(locals)
+			switch {
+			case err == nil && accept(found) == nil:
+				return r.setEdge(head, e)
+			case err != nil && !absent(err):
+				return err
+			case errors.As(err, &problem):
+			}
+		}
+		if r.from.Border != nil {
+			err := r.from.Border(ctx, head, accept)
+			if err == nil {
+				r.done.FetchedTiles++
+				return r.setEdge(head, e)
+			}
+			problem.Stuck = err.Error()
+		}
+		t.broken.Store(problem)
+		return ctx.Err()
+	})
+}
+
+// localEdge makes the border of the tree from the first source that has each tile.
+func (r *repair) localEdge(locals []func(TileID) ([]byte, error)) (edge, error) {
+	var e edge
+	for _, id := range borderOf(r.view.state.Head.Size) {
+		if id.Width == 0 {
+			e = append(e, nil)
+			continue
+		}
+		raw, err := locals[0](id)
+		if err != nil && absent(err) {
+			if other, otherErr := locals[1](id); otherErr == nil {
+				raw, err = other, nil
+			} else if !absent(otherErr) || errors.As(otherErr, new(*DamageError)) {
+				err = otherErr
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		e = append(e, raw)
+	}
+	return e, nil
+}
+
+// borderOf returns the tiles on the right border of the tree of a size, by level; one of
+// width 0 is none.
+func borderOf(size uint64) (tiles []TileID) {
+	for level := 0; level < tileHeight && size>>(tileHeight*level) > 0; level++ {
+		index := size >> (tileHeight * (level + 1))
+		tiles = append(tiles, TileID{level, index, widthAt(size, level, index)})
+	}
+	return tiles
+}
+
+// setEdge gives the tree its border, and stores it where it is not stored so.
+func (r *repair) setEdge(head Head, e edge) error {
 	t := r.t
 	t.write.Lock()
 	defer t.write.Unlock()
-	r.bind()
-	defer r.unbind()
-	stored := []func(TileID) ([]byte, error){r.storedTile, r.hashedTile}
-	hashed := []func(TileID) ([]byte, error){r.hashedTile, r.storedTile}
-	problem := &DamageError{Place: "head", Problem: fmt.Sprintf("has the root %v at size %d, and its tiles do not hash to it", r.view.state.Head.Root, r.view.state.Head.Size)}
-	for _, locals := range [][]func(TileID) ([]byte, error){stored, hashed, nil} {
-		e, err := r.anyEdge(ctx, locals)
-		var damage *DamageError
-		switch {
-		case err == nil:
-			t.edge = e
-			t.broken.Store(nil)
-			return nil
-		case t.db.Err() != nil || ctx.Err() != nil:
-			return err
-		case errors.As(err, &damage):
-			problem = damage
-		case locals == nil && r.from.Tile != nil:
-			problem.Stuck = err.Error()
-		}
+	if t.State().Head != head {
+		return fmt.Errorf("head moved while its border was mended: %w", ErrInconsistent) // a broken tree does not grow
 	}
-	t.broken.Store(problem)
-	return nil
-}
-
-// anyEdge makes the border of the tree from the first of local sources that has each tile,
-// and fetches what none has.
-func (r *repair) anyEdge(ctx context.Context, locals []func(TileID) ([]byte, error)) (edge, error) {
-	head := r.view.state.Head
-	var (
-		e       edge
-		missing []TileID
-		damage  error = errNowhere
-	)
-	for level := 0; level < tileHeight && head.Size>>(tileHeight*level) > 0; level++ {
-		id := TileID{Level: level, Index: head.Size >> (tileHeight * (level + 1))}
-		e = append(e, nil)
-		if id.Width = widthAt(head.Size, level, id.Index); id.Width == 0 {
+	b := t.db.pebble.NewBatch()
+	defer b.Close()
+	var differs error
+	for level, id := range borderOf(head.Size) {
+		if id.Width == 0 {
 			continue
 		}
-		for _, local := range locals {
-			raw, err := local(id)
-			if err == nil {
-				e[level] = raw
-				break
-			}
-			if !absent(err) {
-				return nil, err
-			}
-			if errors.As(err, new(*DamageError)) {
-				damage = err
-			}
+		held, err := r.storedTile(id)
+		if err != nil && !absent(err) {
+			return err
 		}
-		if e[level] == nil {
-			missing = append(missing, id)
+		if err == nil && bytes.Equal(held, e[level]) {
+			continue
+		}
+		if differs = err; err == nil {
+			differs = &DamageError{Place: tilePlace(id.Level, id.Index), Problem: "does not hash to the root of the head"}
+		}
+		if err := b.Set(t.id.tile(id.Level, id.Index), e[level], nil); err != nil {
+			return err
 		}
 	}
-	if len(missing) > 0 && r.from.Tile == nil {
-		return nil, damage
-	}
-	return e, r.fillEdge(ctx, e, missing)
-}
-
-// fillEdge fetches the tiles that are missing from a border, one inside the other: only all
-// together can be verified.
-func (r *repair) fillEdge(ctx context.Context, e edge, missing []TileID) error {
-	if len(missing) == 0 {
-		if root := e.root(); root != r.view.state.Head.Root {
-			return fmt.Errorf("border has the root %v: %w", root, ErrInconsistent)
-		}
+	t.edge = e
+	var damage *DamageError
+	switch {
+	case differs == nil:
+	case t.db.options.ReadOnly && errors.As(differs, &damage):
+		t.broken.Store(damage) // views read what is stored
 		return nil
-	}
-	id := missing[0]
-	return r.from.Tile(ctx, id, func(raw []byte) error {
-		if len(raw) != id.Width*HashSize {
-			return fmt.Errorf("%s has %d bytes: %w", tilePlace(id.Level, id.Index), len(raw), ErrInconsistent)
+	default:
+		if err := t.db.commit(b); err != nil {
+			return fmt.Errorf("store the border of the tree: %w", err)
 		}
-		e[id.Level] = raw
-		return r.fillEdge(ctx, e, missing[1:])
-	})
+		t.db.logger.Warn("the border of a tree was damaged, and is stored again", "origin", t.origin, "damage", differs)
+	}
+	t.broken.Store(nil)
+	return nil
 }

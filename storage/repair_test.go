@@ -23,6 +23,13 @@ var liar = Elsewhere{
 	Bundle: func(_ context.Context, _ uint64, width int, accept func([][]byte) error) error {
 		return accept(make([][]byte, width))
 	},
+	Border: func(_ context.Context, head Head, accept func([][]byte) error) error {
+		var tiles [][]byte
+		for _, id := range borderOf(head.Size) {
+			tiles = append(tiles, make([]byte, id.Width*HashSize))
+		}
+		return accept(tiles)
+	},
 }
 
 // both is two places, asked in this order.
@@ -39,6 +46,12 @@ func both(a, b Elsewhere) Elsewhere {
 				return nil
 			}
 			return b.Bundle(ctx, index, width, accept)
+		},
+		Border: func(ctx context.Context, head Head, accept func([][]byte) error) error {
+			if a.Border(ctx, head, accept) == nil {
+				return nil
+			}
+			return b.Border(ctx, head, accept)
 		},
 	}
 }
@@ -171,12 +184,18 @@ func TestRepairFiles(t *testing.T) {
 					whole = false
 					continue
 				}
-				for range 2 { // a file may hide another: an older version of the same rows
-					noticed(t, tree)
+				// A file may hide another, with an older version of the same rows; and a compaction
+				// may still meet one that is already out of use.
+				left := noticed(t, tree)
+				for try := 0; len(left) > 0 && try < 5; try++ {
 					repaired(t, tree, both(liar, from[origin]))
+					left = noticed(t, tree)
 				}
-				if left := noticed(t, tree); len(left) > 0 {
+				if len(left) > 0 {
 					whole = false
+					if healable([]byte(kind)) {
+						t.Logf("%s: of %s %v is left", what, origin, left)
+					}
 				} else {
 					checkTree(t, tree)
 				}
@@ -324,13 +343,13 @@ func TestRepairBrokenEdge(t *testing.T) {
 					t.Fatalf("tiles of levels %v %s: mended from nothing", levels, what)
 				}
 			}
-			noticed(t, tree)
+			if left := noticed(t, tree); len(left) == 0 {
+				t.Errorf("tiles of levels %v %s: check finds nothing", levels, what)
+			}
 			repaired(t, tree, both(liar, from))
 			if err := tree.Broken(); err != nil {
 				t.Fatalf("tiles of levels %v %s: %v", levels, what, err)
 			}
-			noticed(t, tree)
-			repaired(t, tree, both(liar, from))
 			checkTree(t, tree)
 			sameDump(t, dump(t, db), before)
 			if _, err := tree.Extend(entries[300:], under(tree.State().Pending, nil)); err != nil {
@@ -564,52 +583,174 @@ func TestDamageIsBounded(t *testing.T) {
 }
 
 // TestProbe: a range that ends within other damage is made wider, or Pebble would drop what
-// it cannot read.
+// it cannot read, and with it the rest of the file.
 func TestProbe(t *testing.T) {
 	unhurried(t)
-	disk := vfs.NewMem()
-	o := Options{FS: disk, manyBytes: 1, CacheBytes: 1}
-	db := createDB(t, o)
-	entries := testEntries(3000)
-	for i := range entries {
-		entries[i] = append(entries[i], make([]byte, 200)...)
-	}
-	naive := newNaiveTree(entries)
-	tree := createTree(t, db, "log")
-	extend(t, tree, entries)
-	before := dump(t, db)
-	if err := db.pebble.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	closeDB(t, db)
-	kinds := tableKinds(t, disk)
-	for name, kind := range kinds {
-		if kind == string(rune(keyEntry)) {
-			flipByte(t, disk, name, 100)
+	for _, side := range []string{"behind", "before"} {
+		for _, there := range []bool{true, false} {
+			disk := vfs.NewMem()
+			o := Options{FS: disk, manyBytes: 1, CacheBytes: 1}
+			db := createDB(t, o)
+			entries := testEntries(3000)
+			for i := range entries {
+				entries[i] = append(entries[i], make([]byte, 200)...)
+			}
+			naive := newNaiveTree(entries)
+			tree := createTree(t, db, "log")
+			extend(t, tree, entries)
+			before := dump(t, db)
+			closeDB(t, db)
+			for name, kind := range tableKinds(t, disk) {
+				if kind == string(rune(keyEntry)) {
+					flipByte(t, disk, name, len(readAll(t, disk, name))*3/4)
+				}
+			}
+			db, err := Open("data", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tree = openTree(t, db, "log")
+			lost := func() (first, end uint64) {
+				v := tree.View()
+				defer v.Close()
+				for i := range uint64(3000) {
+					if errors.As(second(v.Entry(i)), new(*DamageError)) {
+						if end == 0 {
+							first = i
+						}
+						end = i + 1
+					}
+				}
+				return first, end
+			}
+			first, end := lost()
+			if first < 500 || end == first || end > 2999 {
+				t.Fatalf("entries %d to %d are damaged: the test tests nothing", first, end)
+			}
+			// All that is known is that a row beside the damaged block is missing.
+			db.damages.mended(tree.id, everything(tree, keyEntry).rows[0])
+			row := end
+			if side == "before" {
+				row = first - 1
+			}
+			db.damage(tree.id.entry(row), entryPlace(row), "is missing")
+			from := naive.from(entries)
+			if !there {
+				from = Elsewhere{Bundle: func(context.Context, uint64, int, func([][]byte) error) error { return errors.New("gone") }}
+			}
+			done := repaired(t, tree, from)
+			if there {
+				if done.Entries != 3000 {
+					t.Errorf("%s: repaired %+v, want the whole file", side, done)
+				}
+				checkTree(t, tree)
+				sameDump(t, dump(t, db), before)
+			} else if a, b := lost(); a < first || b > end {
+				t.Errorf("%s: entries %d to %d are lost, and %d to %d were", side, a, b-1, first, end-1)
+			}
+			closeDB(t, db)
 		}
 	}
-	db, err := Open("data", o)
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestRepairTwoTrees: repairs of several trees, and several repairs of one, are apart.
+func TestRepairTwoTrees(t *testing.T) {
+	db := createDB(t, Options{FS: vfs.NewMem(), Fatal: func(err error) { t.Errorf("fatal: %v", err) }})
+	defer func() { closeDB(t, db) }()
+	var trees []*Tree
+	for i := range 3 {
+		tree := createTree(t, db, fmt.Sprint(i))
+		extend(t, tree, append([][]byte{fmt.Append(nil, i)}, testEntries(3000)...))
+		trees = append(trees, tree)
 	}
-	defer closeDB(t, db)
-	tree = openTree(t, db, "log")
-	// A row right behind the damaged block is said to be missing: its range begins in the
-	// middle of the file.
+	before := dump(t, db)
+	for _, kind := range []byte{keyEntry, keyTile, keyLeaf} {
+		var running sync.WaitGroup
+		for _, tree := range trees {
+			db.damages.add(tree.id, everything(tree, kind))
+			for range 2 {
+				running.Go(func() {
+					if _, err := tree.Repair(context.Background(), Elsewhere{}); err != nil {
+						t.Errorf("repair: %v", err)
+					}
+				})
+			}
+		}
+		running.Wait()
+		sameDump(t, dump(t, db), before)
+	}
+}
+
+// TestRenewWithin: rows are swapped while a view reads rows, and reads others in between.
+func TestRenewWithin(t *testing.T) {
+	entries := testEntries(700)
+	entries[600] = entries[5] // so that one hash has two rows
+	tree := newTestTree(t, "log")
+	extend(t, tree, entries)
+	swap := func() {
+		for _, kind := range []byte{keyEntry, keyTile, keyLeaf} {
+			tree.db.damages.add(tree.id, everything(tree, kind))
+		}
+		repaired(t, tree, Elsewhere{})
+	}
 	v := tree.View()
-	lost := uint64(0)
-	for errors.As(second(v.Entry(lost)), new(*DamageError)) {
-		lost++
+	defer v.Close()
+	swap()
+	n := 0
+	if err := v.Entries(0, 700, func(i uint64, entry []byte) error {
+		if n++; i%100 == 50 {
+			swap()
+		}
+		if hash, err := v.LeafHash(i); err != nil || hash != LeafHash(entries[i]) || !bytes.Equal(entry, entries[i]) {
+			t.Fatalf("entry %d: %q, %v, %v", i, entry, hash, err)
+		}
+		return nil
+	}); err != nil || n != 700 {
+		t.Errorf("%d entries, %v", n, err)
 	}
-	v.Close()
-	if lost == 0 {
-		t.Fatal("nothing is damaged")
+	for range 3 {
+		swap()
+		if index, ok, err := v.Index(LeafHash(entries[5])); err != nil || !ok || index != 5 {
+			t.Errorf("index is %d, %v, %v", index, ok, err)
+		}
 	}
-	db.damages.mended(tree.id, everything(tree, keyEntry).rows[0])
-	tree.db.damage(tree.id.entry(lost), entryPlace(lost), "is missing")
-	if done := repaired(t, tree, naive.from(entries)); done.Entries != 3000 {
-		t.Errorf("repaired %+v, want the whole file", done)
+	if left := tree.Damage(); len(left) > 0 {
+		t.Errorf("%v is damaged", left)
 	}
-	checkTree(t, tree)
-	sameDump(t, dump(t, db), before)
+}
+
+// TestRepairStuck: what cannot be put back does not make good rows be written again and again.
+func TestRepairStuck(t *testing.T) {
+	tree := newTestTree(t, "log")
+	extend(t, tree, testEntries(700))
+	tamper(t, tree.db, tree.id.entry(300), func(b []byte) []byte { b[5] ^= 1; return b })
+	for range 3 {
+		noticed(t, tree)
+		if done := repaired(t, tree, Elsewhere{}); done != (Repaired{Left: 1}) {
+			t.Errorf("repaired %+v", done)
+		}
+	}
+	tree.db.damages.add(tree.id, everything(tree, keyEntry))
+	long := Elsewhere{Bundle: func(_ context.Context, index uint64, width int, accept func([][]byte) error) error {
+		return accept(testEntries(700)[index*tileWidth:]) // more than was asked for
+	}}
+	if done := repaired(t, tree, long); done.Entries > 0 {
+		t.Errorf("repaired %+v", done)
+	}
+}
+
+// TestRepairLeavesInParts: an index that does not fit into memory at once.
+func TestRepairLeavesInParts(t *testing.T) {
+	db := createDB(t, Options{FS: vfs.NewMem(), maxLeaves: 130})
+	defer func() { closeDB(t, db) }()
+	tree := createTree(t, db, "log")
+	extend(t, tree, testEntries(3000))
+	before := dump(t, db)
+	for _, rows := range append([]keyRange{everything(tree, keyLeaf).rows[0]}, tree.id.bucketRange(0), tree.id.bucketRange(77), tree.id.bucketRange(leafBuckets-1)) {
+		db.damages.add(tree.id, DamageError{Place: "rows", Problem: "are to be written anew", rows: []keyRange{rows}})
+		if done := repaired(t, tree, Elsewhere{}); done.Left > 0 || len(rows.upper) == 9 && len(rows.lower) == 9 && done.IndexRows != 3000 {
+			t.Errorf("repaired %+v", done)
+		}
+		sameDump(t, dump(t, db), before)
+	}
 }

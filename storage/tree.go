@@ -26,6 +26,8 @@ type Tree struct {
 	edge  edge
 	saved time.Time // last time LastSeen of the pending checkpoint was persisted
 
+	repairing sync.Mutex // held through every repair
+
 	watch   sync.Mutex // guards changed
 	changed chan struct{}
 }

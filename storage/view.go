@@ -164,6 +164,7 @@ func (v *View) stored(start, end uint64, yield func(index uint64, stored []byte)
 	next := start
 	row := func() ([]byte, string) { return v.tree.id.entry(next), entryPlace(next) }
 	for next < end {
+		opened := v.swaps // yield may renew the view
 		err := v.rows(v.tree.id.entry(next), v.tree.id.entry(end), row, func(key, value []byte) error {
 			if index, err := lastUint64(key); err != nil || index != next {
 				return errGap
@@ -177,7 +178,7 @@ func (v *View) stored(start, end uint64, yield func(index uint64, stored []byte)
 		switch {
 		case err != nil && err != errGap:
 			return err
-		case next < end && !v.renew():
+		case next < end && v.swaps == opened && !v.renew():
 			return v.tree.db.damage(v.tree.id.entry(next), entryPlace(next), "is missing")
 		}
 	}
@@ -282,7 +283,11 @@ func (v *View) expandedTile(level int, index uint64) (*expandedTile, error) {
 		return nil, err
 	}
 	t := expand(raw)
-	v.tree.db.tiles.Add(key, t)
+	v.tree.db.swap.RLock()
+	defer v.tree.db.swap.RUnlock()
+	if v.swaps == v.tree.db.swaps { // or it may be what was swapped out
+		v.tree.db.tiles.Add(key, t)
+	}
 	return t, nil
 }
 
@@ -294,6 +299,8 @@ func (v *View) Index(leaf Hash) (index uint64, ok bool, err error) {
 	lower, upper := v.tree.id.leafRange(leaf)
 	row := func() ([]byte, string) { return lower, "leaf index" }
 	for {
+		opened := v.swaps // reading tiles may renew the view
+		index, ok = 0, false
 		err := v.rows(lower, upper, row, func(key, _ []byte) error {
 			at, err := lastUint64(key)
 			if err != nil || v.state.holds(at) != nil { // committed after the view was made
@@ -308,7 +315,7 @@ func (v *View) Index(leaf Hash) (index uint64, ok bool, err error) {
 		if err != nil && err != errFound {
 			return 0, false, err
 		}
-		if ok || !v.renew() {
+		if v.swaps == opened && !v.renew() {
 			return index, ok, nil
 		}
 	}

@@ -83,7 +83,7 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 			damaged++
 			continue
 		}
-		o := storage.CheckOptions{Progress: progressBar(progress, origin)}
+		o := storage.CheckOptions{Progress: progressBar(progress, origin), MaxProblems: maxProblems}
 		logKeys, keyErr := keys.keys(origin)
 		if keyErr == nil {
 			o.Verify = func(raw []byte) error {
@@ -120,6 +120,9 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 	return wrongf("%s damaged in %s, named above; run \"understudy check --repair\", restore a backup, or move the folder away and mirror again", things, c.DataDir)
 }
 
+// maxProblems is how many problems a report names.
+const maxProblems = 100
+
 // repairTree puts back what a check found, and checks again. Repairing uncovers damage that
 // was hidden, so it goes on while that leads anywhere.
 func repairTree(ctx context.Context, c *Config, tree *storage.Tree, o storage.CheckOptions, out io.Writer) (report storage.Report, err error) {
@@ -133,7 +136,7 @@ func repairTree(ctx context.Context, c *Config, tree *storage.Tree, o storage.Ch
 			repair = m.Repair
 		}
 	}
-	for {
+	for left := -1; ; left = len(report.Problems) { // a report names maxProblems of them at most
 		done, err := repair(ctx)
 		if err != nil {
 			return report, err
@@ -141,7 +144,9 @@ func repairTree(ctx context.Context, c *Config, tree *storage.Tree, o storage.Ch
 		fmt.Fprintf(out, "  written anew: %s, %s and %s; %s and %s came from elsewhere\n",
 			count(done.Entries, "entry", "entries"), count(done.Tiles, "tile", "tiles"), count(done.IndexRows, "index row", "index rows"),
 			count(done.FetchedBundles, "bundle", "bundles"), count(done.FetchedTiles, "tile", "tiles"))
-		if report, err = tree.Check(ctx, o); err != nil || len(report.Problems) == 0 || done.Entries+done.Tiles+done.IndexRows == 0 {
+		report, err = tree.Check(ctx, o)
+		written := done.Entries + done.Tiles + done.IndexRows
+		if n := len(report.Problems); err != nil || n == 0 || written == 0 || left >= 0 && n >= left && n < maxProblems {
 			for _, damage := range tree.Damage() {
 				if damage.Stuck != "" {
 					fmt.Fprintf(out, "  %s\n", oneLine(&damage))
