@@ -635,8 +635,13 @@ func TestProbe(t *testing.T) {
 			}
 			db.damage(tree.id.entry(row), entryPlace(row), "is missing")
 			from := naive.from(entries)
-			if !there {
-				from = Elsewhere{Bundle: func(context.Context, uint64, int, func([][]byte) error) error { return errors.New("gone") }}
+			if asked := 0; !there { // but for the first time
+				from.Bundle = func(ctx context.Context, index uint64, width int, accept func([][]byte) error) error {
+					if asked++; asked > 1 {
+						return errors.New("gone")
+					}
+					return naive.from(entries).Bundle(ctx, index, width, accept)
+				}
 			}
 			done := repaired(t, tree, from)
 			if there {
@@ -687,32 +692,38 @@ func TestRenewWithin(t *testing.T) {
 	entries[600] = entries[5] // so that one hash has two rows
 	tree := newTestTree(t, "log")
 	extend(t, tree, entries)
-	swap := func() {
-		for _, kind := range []byte{keyEntry, keyTile, keyLeaf} {
-			tree.db.damages.add(tree.id, everything(tree, kind))
+	swap := func(rows keyRange) { // and the tiles
+		for _, rows := range []keyRange{rows, everything(tree, keyTile).rows[0]} {
+			tree.db.damages.add(tree.id, DamageError{Place: "rows", Problem: fmt.Sprintf("%x", rows), rows: []keyRange{rows}})
 		}
 		repaired(t, tree, Elsewhere{})
 	}
-	v := tree.View()
-	defer v.Close()
-	swap()
-	n := 0
-	if err := v.Entries(0, 700, func(i uint64, entry []byte) error {
-		if n++; i%100 == 50 {
-			swap()
+	for _, during := range []uint64{0, 50, 150, 250, 1000} {
+		v := tree.View()
+		if during == 0 { // the rows are swapped before they are read, the tiles are met first
+			swap(keyRange{tree.id.entry(100), tree.id.entry(200)})
 		}
-		if hash, err := v.LeafHash(i); err != nil || hash != LeafHash(entries[i]) || !bytes.Equal(entry, entries[i]) {
-			t.Fatalf("entry %d: %q, %v, %v", i, entry, hash, err)
+		n := 0
+		if err := v.Entries(0, 700, func(i uint64, entry []byte) error {
+			if n++; i == during {
+				swap(everything(tree, keyEntry).rows[0])
+			}
+			if hash, err := v.LeafHash(i); err != nil || hash != LeafHash(entries[i]) || !bytes.Equal(entry, entries[i]) {
+				t.Fatalf("entry %d: %q, %v, %v", i, entry, hash, err)
+			}
+			return nil
+		}); err != nil || n != 700 {
+			t.Errorf("%d entries, %v", n, err)
 		}
-		return nil
-	}); err != nil || n != 700 {
-		t.Errorf("%d entries, %v", n, err)
+		v.Close()
 	}
-	for range 3 {
-		swap()
+	for _, rows := range []keyRange{everything(tree, keyLeaf).rows[0], rowOf(tree.id.leaf(LeafHash(entries[5]), 5))} {
+		v := tree.View()
+		swap(rows)
 		if index, ok, err := v.Index(LeafHash(entries[5])); err != nil || !ok || index != 5 {
 			t.Errorf("index is %d, %v, %v", index, ok, err)
 		}
+		v.Close()
 	}
 	if left := tree.Damage(); len(left) > 0 {
 		t.Errorf("%v is damaged", left)
