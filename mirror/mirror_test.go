@@ -36,12 +36,27 @@ type stage struct {
 	key    trust.Key
 	stop   func()
 	config func(*mirror.Config)
+
+	mu     sync.Mutex              // guards copies
 	copies map[string]http.Handler // by host
+}
+
+// host lets a handler answer for a host, or upstream for a nil one.
+func (s *stage) host(name string, h http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.copies == nil {
+		s.copies = map[string]http.Handler{}
+	}
+	s.copies[name] = h
 }
 
 // ServeHTTP is the network of the stage: upstream, and copies of it on hosts of their own.
 func (s *stage) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if h := s.copies[r.Host]; h != nil {
+	s.mu.Lock()
+	h := s.copies[r.Host]
+	s.mu.Unlock()
+	if h != nil {
 		h.ServeHTTP(w, r)
 		return
 	}

@@ -79,7 +79,7 @@ func TestRestored(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			w := restored(t)
 			w.copyOf("peer.example", 8000)
-			w.copies["upstream.example"] = gone
+			w.host("upstream.example", gone)
 			w.start().run()
 			w.settle(time.Minute)
 			w.wantHeld(8000)
@@ -176,7 +176,7 @@ func TestSurvey(t *testing.T) {
 		w.copyOf("peer.example", 2000)
 		w.copyOf("behind.example", 500)
 		w.copyOf("hangs.example", 0)
-		w.copies["hangs.example"] = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		w.host("hangs.example", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 		w.log.Misbehave(w.log.Rollback(1000))
 		w.start().run()
 		w.settle(time.Minute)

@@ -2,7 +2,6 @@ package mirror_test
 
 import (
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
@@ -33,10 +32,7 @@ func (s *stage) copyOf(host string, size uint64) *synthetic.Log {
 	o := s.log.Options
 	l := synthetic.New(o)
 	l.Grow(size)
-	if s.copies == nil {
-		s.copies = map[string]http.Handler{}
-	}
-	s.copies[host] = l
+	s.host(host, l)
 	s.and(func(c *mirror.Config) { c.Copies = append(c.Copies, "http://"+host) })
 	return l
 }
@@ -375,7 +371,7 @@ func TestForkFromACopy(t *testing.T) {
 		w.start().run()
 		w.settle(2 * poll)
 		w.wantHeld(1000)
-		w.copies["peer.example"] = fork
+		w.host("peer.example", fork)
 		w.log.Misbehave(synthetic.Reset())
 		w.settle(time.Minute)
 		s := w.mirror.Tree().State()
