@@ -91,25 +91,6 @@ func widthAt(size uint64, level int, index uint64) int {
 // tile, which may be empty.
 type edge [][]byte
 
-// loadEdge reads the border of the tree of the given size.
-func (db *DB) loadEdge(r pebble.Reader, id treeID, size uint64) (edge, error) {
-	var e edge
-	for level := 0; size>>(tileHeight*level) > 0 && level < tileHeight; level++ {
-		index := size >> (tileHeight * (level + 1))
-		width := widthAt(size, level, index)
-		if width == 0 {
-			e = append(e, nil)
-			continue
-		}
-		raw, err := db.readTile(r, id, level, index, width)
-		if err != nil {
-			return nil, err
-		}
-		e = append(e, raw)
-	}
-	return e, nil
-}
-
 func (e edge) clone() edge {
 	out := make(edge, len(e), len(e)+1)
 	for i, raw := range e {

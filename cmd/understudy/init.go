@@ -46,7 +46,8 @@ logs:
     window: 1000000                     # the last so many entries; or: minimum_index: 8192, a multiple of 256
     history: full                       # how far it grows: full, none, or {to: INDEX}
     # Further places that have the log, such as another understudy. They are not trusted:
-    # all is verified against the log's own signature. History comes from them first.
+    # all is verified against the log's own signature. History comes from them first,
+    # and so does what a disk has damaged.
     #sources: [{url: http://mirror.example.com/ORIGIN-HASH}]
     poll: 5s
     requests_per_second: 20             # the budget of requests to that server; history takes half of it
