@@ -102,7 +102,6 @@ func (g *grower) use(p *place) {
 func (g *grower) piece(ctx context.Context, s *storage.State) error {
 	var last error
 	for _, p := range append(g.m.copies(), g.m.places[0]) {
-		start := time.Now()
 		g.use(p)
 		err := g.prepend(ctx, s)
 		var broken *storageError
@@ -113,7 +112,6 @@ func (g *grower) piece(ctx context.Context, s *storage.State) error {
 			if !p.upstream {
 				g.m.served(p)
 			}
-			g.m.grew(s.Minimum-g.m.tree.State().Minimum, time.Since(start))
 			return nil
 		case errors.As(err, &broken):
 			return err
@@ -152,6 +150,7 @@ func (g *grower) prepend(ctx context.Context, s *storage.State) (err error) {
 type piece struct {
 	start, end uint64
 	entries    [][]byte
+	began      time.Time // when it was asked for
 }
 
 func (g *grower) blame(start, end uint64, err error) error {
@@ -166,7 +165,7 @@ func (g *grower) gather(ctx context.Context, end uint64) (*piece, error) {
 		at -= bundleWidth
 		g.ahead.want(ctx, bundleID{at / bundleWidth, bundleWidth})
 	}
-	p := &piece{start: start, end: end}
+	p := &piece{start: start, end: end, began: time.Now()}
 	for at := start; at < end; at += bundleWidth {
 		id := bundleID{at / bundleWidth, bundleWidth}
 		g.ahead.want(ctx, id)
@@ -196,5 +195,6 @@ func (g *grower) commit(ctx context.Context, s *storage.State, p *piece) error {
 	case err != nil:
 		return &storageError{err}
 	}
+	g.m.grew(p.end-p.start, time.Since(p.began))
 	return nil
 }
