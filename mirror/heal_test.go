@@ -161,6 +161,42 @@ func TestHeal(t *testing.T) {
 	}
 }
 
+// TestHealBroken: the tiles that reach into a window from far before it are damaged. Nothing is
+// answered, and the rest of the daemon goes on, until a place has them.
+func TestHealBroken(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newStage(t, synthetic.Options{}).and(window(70_144, mirror.NoHistory))
+		s.log.Grow(70_300)
+		s.start().run()
+		s.settle(2 * poll)
+		s.wantHeld(70_300)
+		s.close()
+		s.start() // what stood in the WAL is in tables now
+		s.close()
+		flip(t, s.disk, s.files()["tile"])
+		s.host("upstream.example", gone)
+		s.start().run()
+		defer s.close()
+		if s.mirror.Tree().Broken() == nil {
+			t.Fatal("the border can be read: the test tests nothing")
+		}
+		s.settle(time.Minute)
+		_, _, _, err := s.mirror.InclusionProof(mirror.Ref{Index: 70_200}, 0)
+		wantRefusal(t, err, mirror.Damaged, mirror.ReasonDamaged)
+		if st := s.mirror.Status(); st.DamagedPlaces == 0 || !strings.Contains(st.Damage[0], "upstream.example") {
+			t.Errorf("status %+v", st)
+		}
+		s.host("upstream.example", nil)
+		s.log.Grow(70_400)
+		s.settle(11 * time.Minute)
+		s.wantHeld(70_400)
+		for i := uint64(70_144); i < 70_400; i += 7 {
+			s.prove(i, 0)
+		}
+		s.check()
+	})
+}
+
 // TestHealLater: while no place has what was lost, it is named, and unavailable; the rest is
 // served, and grows. When upstream is back, it is put back without a restart.
 func TestHealLater(t *testing.T) {
