@@ -61,8 +61,9 @@ func OriginHash(origin string) string {
 
 // freshness describes an answer with the checkpoint c; nil means the newest one.
 func (m *Mirror) freshness(s *storage.State, c *storage.Checkpoint) Freshness {
+	behind, frozen := m.isBehind(), m.isFrozen()
 	m.mu.Lock()
-	live, frozen := m.liveLocked(), m.frozen
+	live := m.liveLocked() && !behind
 	m.mu.Unlock()
 	now := time.Now()
 	newest := max(0, now.Sub(s.Pending.LastSeen))

@@ -56,13 +56,15 @@ func (m *Mirror) pollCopies(ctx context.Context) (found bool, err error) {
 func (m *Mirror) acceptFrom(ctx context.Context, p *place, raw []byte, err error) (found bool, _ error) {
 	m.read(p)
 	if err == nil {
-		err = m.accept(ctx, raw)
+		limited, cancel := context.WithTimeout(ctx, requestTime) // a copy must not hold up the tail
+		err = m.accept(limited, raw)
+		cancel()
 	}
 	var (
-		behind *RollbackError
 		fork   *ForkError
 		broken *storageError
 	)
+	_, lags := err.(*RollbackError) // and not one that could not be compared
 	switch {
 	case ctx.Err() != nil:
 		return false, ctx.Err()
@@ -71,7 +73,7 @@ func (m *Mirror) acceptFrom(ctx context.Context, p *place, raw []byte, err error
 		return true, nil
 	case errors.As(err, &fork) || errors.As(err, &broken):
 		return false, err
-	case !errors.As(err, &behind):
+	case !lags:
 		m.setAside(p, err)
 	}
 	return false, nil
@@ -104,6 +106,10 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 		return m.quarantine(s.Pending.Raw, next, storage.Evidence{
 			Reason: fmt.Sprintf("two roots are signed for size %d: %v and %v", c.Size, s.Pending.Root, next.Root),
 		})
+	case c.Size == s.Pending.Size && m.isBehind():
+		return &RollbackError{Size: c.Size, Newest: m.cfg.Newest.Of(m.cfg.Origin).Size}
+	case c.Size == s.Pending.Size && m.isFrozen() && !c.Frozen():
+		return nil // a note from before the end; it vouches for nothing, and takes nothing back
 	case c.Size == s.Pending.Size && sameText(raw, s.Pending.Raw) && !m.tail.upstream:
 		return nil
 	case c.Size == s.Pending.Size && sameText(raw, s.Pending.Raw):
@@ -114,9 +120,11 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 	case c.Size == s.Pending.Size:
 		return m.advance(c, next, nil, s.Precedes())
 	case m.isFrozen():
-		return m.quarantine(s.Pending.Raw, next, storage.Evidence{
-			Reason: fmt.Sprintf("the log was declared frozen at size %d and has now signed size %d", s.Pending.Size, c.Size),
-		})
+		end := s.Pending
+		if known := m.cfg.Newest.Of(m.cfg.Origin); !trust.Frozen(end.Raw) {
+			end = known
+		}
+		return m.quarantineFrozen(end, next)
 	}
 	return m.newer(ctx, s, c, next)
 }
@@ -127,7 +135,11 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 func (m *Mirror) remembered(s *storage.State, next storage.Checkpoint) error {
 	known, behind := m.Behind()
 	switch {
-	case !behind || next.Size <= s.Pending.Size && s.Pending.Raw != nil || next.Size > known.Size:
+	case !behind || next.Size <= s.Pending.Size && s.Pending.Raw != nil:
+		return nil
+	case next.Size > known.Size && trust.Frozen(known.Raw):
+		return m.quarantineFrozen(known, next)
+	case next.Size > known.Size:
 		return nil
 	case next.Size < known.Size:
 		return &RollbackError{Size: next.Size, Newest: known.Size}
@@ -137,6 +149,19 @@ func (m *Mirror) remembered(s *storage.State, next storage.Checkpoint) error {
 		})
 	}
 	return nil
+}
+
+// quarantineFrozen keeps the evidence of a log that went on after its end.
+func (m *Mirror) quarantineFrozen(end, next storage.Checkpoint) error {
+	return m.quarantine(end.Raw, next, storage.Evidence{
+		Reason: fmt.Sprintf("the log was declared frozen at size %d and has now signed size %d", end.Size, next.Size),
+	})
+}
+
+// isBehind is Behind without the checkpoint.
+func (m *Mirror) isBehind() bool {
+	_, behind := m.Behind()
+	return behind
 }
 
 // compareRemembered holds the tree of a checkpoint that is about to be accepted against what
@@ -163,7 +188,7 @@ func (m *Mirror) recall() error {
 	if known, behind := m.Behind(); behind {
 		m.logger.Warn("the database is older than what was held here before: it was restored from a backup, or lost; it catches up",
 			"tree_size", p.Size, "newest_known_size", known.Size)
-	} else if p.Raw != nil { // of a database that is older than the memory
+	} else if known.Raw == nil && p.Raw != nil || known.Size < p.Size { // of a database that is older than the memory
 		if err := m.cfg.Newest.Note(m.cfg.Origin, p); err != nil {
 			return &storageError{err}
 		}

@@ -230,7 +230,7 @@ func (m *Mirror) round(ctx context.Context) error {
 				return away
 			}
 		}
-		for away != nil || time.Since(polled) < m.cfg.Poll {
+		for left := m.copyTime(away); time.Since(polled) < left; {
 			s := m.tree.State()
 			if s.Head.Size > 0 && s.Head.Size == s.Pending.Size {
 				return away
@@ -248,6 +248,14 @@ func (m *Mirror) round(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// copyTime is how long is copied before upstream is polled again.
+func (m *Mirror) copyTime(away error) time.Duration {
+	if away != nil {
+		return maxBackoff
+	}
+	return m.cfg.Poll
 }
 
 // copyOn begins the copy, or copies its next entries; done says that there are none.

@@ -189,3 +189,116 @@ func TestSurvey(t *testing.T) {
 		w.close()
 	})
 }
+
+// TestRestoredIsNotLive: upstream, or a cache before it, serves just what the backup has. That
+// is less than was held before, so nothing is said to be absent.
+func TestRestoredIsNotLive(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := restored(t)
+		w.log.Misbehave(w.log.Rollback(5000))
+		w.start().run()
+		w.settle(time.Minute)
+		w.wantHeld(5000)
+		w.wantProblem(mirror.ProblemRollback)
+		if f := w.mirror.Freshness(); f.Source == mirror.SourceLive {
+			t.Errorf("freshness %+v", f)
+		}
+		_, _, err := w.mirror.Entry(mirror.Ref{Index: 6000})
+		wantRefusal(t, err, mirror.Unavailable, mirror.ReasonUpstreamUnreachable)
+		w.close()
+	})
+}
+
+// frozenNote is the note that ends a log.
+func (w *watched) frozenNote(size uint64) synthetic.Fault {
+	note := synthetic.Note(origin, size, w.log.Root(size), []string{"Log frozen — 2026-01-01"}, w.log.Key)
+	return synthetic.On(synthetic.Checkpoint, synthetic.Body(note))
+}
+
+// TestFrozenStaysFrozen: a note from before the end of a log, from a copy that lags or a cache,
+// does not take the end back, and what is signed after it is evidence; also after a restart.
+func TestFrozenStaysFrozen(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWatched(t)
+		w.log.Grow(1000)
+		w.start().run()
+		w.settle(2 * poll)
+		w.log.Misbehave(w.frozenNote(1000))
+		w.settle(2 * poll)
+		w.log.Misbehave() // the plain note again
+		w.settle(2 * poll)
+		for range 2 {
+			if st := w.mirror.Status(); st.UpstreamState != mirror.UpstreamFrozen || st.Evidence != nil {
+				t.Fatalf("status %+v", st)
+			}
+			w.close()
+			w.start().run()
+			w.settle(2 * poll)
+		}
+		w.log.Grow(1300)
+		w.settle(2 * poll)
+		if s := w.mirror.Tree().State(); s.Evidence == nil || s.Head.Size != 1000 {
+			t.Errorf("state is %+v", s)
+		}
+		w.close()
+	})
+}
+
+// TestRestoredFrozen: the end of a log is remembered, too.
+func TestRestoredFrozen(t *testing.T) {
+	for _, larger := range []bool{false, true} {
+		bubble(t, func(t *testing.T) {
+			w := newWatched(t)
+			newest, err := storage.OpenNewest("newest", storage.Options{FS: vfs.NewMem()})
+			check(t, err)
+			defer newest.Close()
+			w.and(func(c *mirror.Config) { c.Newest = newest })
+			w.log.Grow(5000)
+			w.start().run()
+			w.settle(2 * poll)
+			check(t, w.db.Backup("backup"))
+			end := uint64(5000)
+			if larger {
+				end = 8000
+				w.log.Grow(end)
+				w.settle(2 * poll)
+			}
+			w.log.Misbehave(w.frozenNote(end))
+			w.settle(2 * poll)
+			w.close()
+			check(t, w.disk.RemoveAll("db"))
+			_, err = storage.Restore("db", "backup", storage.Options{FS: w.disk})
+			check(t, err)
+			w.log.Misbehave()
+			w.log.Grow(9000)
+			w.start().run()
+			w.settle(time.Minute)
+			s := w.mirror.Tree().State()
+			if s.Evidence == nil || s.Head.Size != 5000 || !strings.Contains(string(s.Evidence.First), "frozen") {
+				t.Errorf("frozen at %d: state is %+v", end, s)
+			}
+			w.close()
+		})
+	}
+}
+
+// TestSlowCopyDoesNotHoldTheTail: while a copy gives the missing entries one by one, upstream
+// is asked again all the same.
+func TestSlowCopyDoesNotHoldTheTail(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := newWatched(t)
+		w.log.Grow(80_000)
+		peer := w.copyOf("peer.example", 80_000)
+		peer.Misbehave(synthetic.On(synthetic.Bundle, func(synthetic.Request, *synthetic.Answer) { time.Sleep(20 * time.Second) }))
+		w.log.Misbehave(synthetic.On(synthetic.Checkpoint, synthetic.Status(503)))
+		w.start().run()
+		w.settle(30 * time.Second)
+		w.log.Misbehave()
+		w.settle(90 * time.Second)
+		w.wantHeld(80_000)
+		if f := w.mirror.Freshness(); f.Source != mirror.SourceLive {
+			t.Errorf("freshness %+v", f)
+		}
+		w.close()
+	})
+}

@@ -99,9 +99,13 @@ func (m *Mirror) liveLocked() bool {
 	return l.pollOK && l.requestOK && time.Since(l.last) <= 2*m.cfg.Poll
 }
 
+// isFrozen says whether upstream has ended the log, as far as is held, or was held before.
 func (m *Mirror) isFrozen() bool {
+	known := m.cfg.Newest.Of(m.cfg.Origin)
+	ended := trust.Frozen(known.Raw) && m.tree.State().Pending.Size >= known.Size
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.frozen = m.frozen || ended
 	return m.frozen
 }
 

@@ -86,6 +86,9 @@ func Restore(dir, backup string, o Options) (held map[string]*State, err error) 
 		return nil, errors.Join(fmt.Errorf("backup %s: %w", backup, ErrNotExist), err)
 	}
 	part := dir + ".restoring"
+	if backup == part {
+		return nil, fmt.Errorf("backup %s is what a restore has left behind: %w", backup, ErrExists)
+	}
 	if err := files.RemoveAll(part); err != nil {
 		return nil, fmt.Errorf("restore %s: %w", dir, err)
 	}

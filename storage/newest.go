@@ -71,9 +71,10 @@ func (n *Newest) Of(origin string) Checkpoint {
 	return n.known[origin]
 }
 
-// Note remembers a checkpoint, and returns when that is durable; one that is not larger than
-// the one remembered changes nothing. That they are consistent is for the caller to prove. A
-// nil Newest remembers nothing.
+// Note remembers a checkpoint, and returns when that is durable; one that is smaller than the
+// one remembered changes nothing, and of the same size the last text counts, such as one that
+// ends the log. That they are consistent is for the caller to prove. A nil Newest remembers
+// nothing.
 func (n *Newest) Note(origin string, c Checkpoint) (err error) {
 	if n == nil {
 		return nil
@@ -81,7 +82,7 @@ func (n *Newest) Note(origin string, c Checkpoint) (err error) {
 	defer n.db.recoverFatal(&err)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if old := n.known[origin]; old.Raw != nil && old.Size >= c.Size {
+	if old := n.known[origin]; old.Raw != nil && (old.Size > c.Size || old.ref() == c.ref()) {
 		return nil
 	}
 	b := n.db.pebble.NewBatch()
