@@ -1,0 +1,76 @@
+package rekor
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+)
+
+// Attestation returns what a canonical dsse or intoto entry is about: the hash of the payload
+// that was signed, as "algorithm:hex". cosign asks for an attestation in both forms at once,
+// since it cannot know in which it was logged. It is empty for other kinds.
+func Attestation(body []byte) string {
+	type hash struct {
+		Algorithm string `json:"algorithm"`
+		Value     string `json:"value"`
+	}
+	var e struct {
+		Kind string `json:"kind"`
+		Spec struct {
+			PayloadHash hash `json:"payloadHash"` // dsse
+			Content     struct {
+				PayloadHash hash `json:"payloadHash"` // intoto
+			} `json:"content"`
+		} `json:"spec"`
+	}
+	if err := json.Unmarshal(body, &e); err != nil {
+		return ""
+	}
+	h := e.Spec.PayloadHash
+	switch e.Kind {
+	case "dsse":
+	case "intoto":
+		h = e.Spec.Content.PayloadHash
+	default:
+		return ""
+	}
+	if h.Value == "" {
+		return ""
+	}
+	return h.Algorithm + ":" + h.Value
+}
+
+const maxDigestKey = 256 // characters; no digest is that long
+
+// StatementKeys returns the search keys of an attestation that was stored beside an entry: the
+// digests of the subjects of an in-toto statement, and of the materials of its predicate, as
+// Rekor has them. They are those of SearchKeys that the entry alone does not show.
+func StatementKeys(attestation []byte) (keys []string) {
+	type digests []struct {
+		Digest map[string]string `json:"digest"`
+	}
+	var statement struct {
+		Subject   digests         `json:"subject"`
+		Predicate json.RawMessage `json:"predicate"`
+	}
+	if len(attestation) == 0 || json.Unmarshal(attestation, &statement) != nil {
+		return nil
+	}
+	var predicate struct {
+		Materials digests `json:"materials"`
+	}
+	if len(statement.Predicate) > 0 && json.Unmarshal(statement.Predicate, &predicate) != nil {
+		predicate.Materials = nil
+	}
+	for _, list := range []digests{statement.Subject, predicate.Materials} {
+		for _, d := range list {
+			for algorithm, value := range d.Digest {
+				if key := strings.ToLower(algorithm + ":" + value); len(key) <= maxDigestKey {
+					keys = append(keys, key)
+				}
+			}
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
