@@ -20,7 +20,14 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 
+	"github.com/understudy-log/understudy/test/authority"
 	"github.com/understudy-log/understudy/test/process"
+)
+
+// Identity and Issuer are what every certificate says about its signer.
+const (
+	Identity = "releaser@understudy.test"
+	Issuer   = authority.Issuer
 )
 
 // checkpointInterval is the server's: short, because a write waits for the
@@ -49,7 +56,7 @@ type Log struct {
 
 	config    Config
 	readAddr  string
-	authority *authority
+	authority *authority.Authority
 
 	writeURL string           // of the running server
 	server   *process.Process // nil before the first start
@@ -63,7 +70,7 @@ func Start(ctx context.Context, config Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	authority, err := newAuthority()
+	ca, err := authority.New()
 	if err != nil {
 		return nil, err
 	}
@@ -84,7 +91,7 @@ func Start(ctx context.Context, config Config) (*Log, error) {
 		VKeyFile:        filepath.Join(config.Dir, "key.vkey"),
 		config:          config,
 		readAddr:        addrs[0],
-		authority:       authority,
+		authority:       ca,
 	}
 	if err := l.writeFiles(public, private); err != nil {
 		return nil, err

@@ -81,7 +81,7 @@ func (l *Log) writeOne(ctx context.Context, client write.Client) (Entry, error) 
 	if err != nil {
 		return Entry{}, err
 	}
-	der, err := l.authority.issue(key.Public())
+	der, err := l.authority.Issue(key.Public(), Identity)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -90,7 +90,7 @@ func (l *Log) writeOne(ctx context.Context, client write.Client) (Entry, error) 
 	if err != nil {
 		return Entry{}, err
 	}
-	stamp, err := l.authority.stamp(signature)
+	stamp, err := l.authority.Stamp(signature)
 	if err != nil {
 		return Entry{}, err
 	}
