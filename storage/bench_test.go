@@ -1,9 +1,11 @@
 package storage
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/understudy-log/understudy/test/synthetic"
@@ -35,8 +37,8 @@ func grow(b *testing.B, tree *Tree, n int) (rawBytes int) {
 	return rawBytes
 }
 
-func benchTree(b *testing.B) (*DB, *Tree) {
-	db, err := Create(filepath.Join(b.TempDir(), "data"), Options{})
+func benchTree(b *testing.B, keys func([]byte) []string) (*DB, *Tree) {
+	db, err := Create(filepath.Join(b.TempDir(), "data"), Options{SearchKeys: keys})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -45,9 +47,24 @@ func benchTree(b *testing.B) (*DB, *Tree) {
 
 // BenchmarkExtend appends and syncs batches on the machine's own disk; one operation is a
 // batch. It also says what of the raw bytes is on disk once everything is compacted.
-func BenchmarkExtend(b *testing.B) {
+func BenchmarkExtend(b *testing.B) { benchExtend(b, nil) }
+
+// BenchmarkExtendSearch is BenchmarkExtend with a search index of four keys an entry: one that
+// only it has, one of 16, one of a million, and one that a hundredth of all have.
+func BenchmarkExtendSearch(b *testing.B) {
+	var n atomic.Uint64
+	benchExtend(b, func([]byte) []string {
+		i := n.Add(1)
+		return []string{
+			fmt.Sprintf("sha256:%064x", i), fmt.Sprintf("sha256:%064x", i/16),
+			fmt.Sprintf("person %d", i*0x9e3779b97f4a7c15>>44), fmt.Sprintf("job %d", i%100),
+		}
+	})
+}
+
+func benchExtend(b *testing.B, keys func([]byte) []string) {
 	realistic()
-	db, tree := benchTree(b)
+	db, tree := benchTree(b, keys)
 	defer closeDB(b, db)
 	b.ReportAllocs()
 	batches, raw := 0, 0
@@ -62,16 +79,21 @@ func BenchmarkExtend(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	tables := int64(0)
-	for _, level := range db.pebble.Metrics().Levels {
-		tables += level.TablesSize
+	tables, search := int64(0), uint64(0)
+	for _, level := range must(db.pebble.SSTables()) {
+		for _, table := range level {
+			if tables += int64(table.Size); table.Smallest.UserKey[0] == keySearch {
+				search += table.Size
+			}
+		}
 	}
+	b.ReportMetric(float64(search)/float64(batches*benchBatch), "searchB/entry")
 	b.ReportMetric(100*float64(tables)/float64(raw), "%ofRaw")
 }
 
 // BenchmarkView reads at random from a tree of 81,920 entries.
 func BenchmarkView(b *testing.B) {
-	db, tree := benchTree(b)
+	db, tree := benchTree(b, nil)
 	defer closeDB(b, db)
 	for n := range 20 {
 		grow(b, tree, n)

@@ -68,7 +68,7 @@ func (t *Tree) Check(ctx context.Context, o CheckOptions) (Report, error) {
 		}
 	}
 	defer noted()
-	for _, step := range []func(context.Context) error{c.head, c.checkpoints, c.entries, c.strays, c.leaves} {
+	for _, step := range []func(context.Context) error{c.head, c.checkpoints, c.entries, c.strays, c.leaves, c.searches, c.links, c.pins, c.pinLeaves, c.hints, c.receipts} {
 		if err := step(ctx); errors.Is(err, errTooMany) {
 			return c.report, nil
 		} else if err != nil {
@@ -96,16 +96,15 @@ func (c *checker) pace(ctx context.Context, bytes int) error {
 
 type checker struct {
 	*View
-	edge   edge // of the tree; nil if it is broken
-	o      CheckOptions
-	report Report
-	secret [16]byte
-	// Fingerprints of the set of leaf rows, by the first bits of the hash: as it should be, and
-	// as it is.
-	want, have [leafBuckets]fingerprint
-	run        run
-	read       int    // bytes of entries
-	leafTile   []byte // the tile of level 0 at hand; nil if it cannot be read
+	edge      edge // of the tree; nil if it is broken
+	o         CheckOptions
+	report    Report
+	secret    [16]byte
+	leafSet   rowSet
+	searching searching
+	run       run
+	read      int    // bytes of entries
+	leafTile  []byte // the tile of level 0 at hand; nil if it cannot be read
 }
 
 // run is entries [start, end) that share one problem, the one of that number.
@@ -163,7 +162,7 @@ func (c *checker) checkpoints(ctx context.Context) error {
 			}
 			bytes += len(row.Raw)
 			c.report.Checkpoints++
-			return c.checkpoint(fmt.Sprintf("checkpoint of size %d", row.Size), row)
+			return c.checkpoint(checkpointPlace(row.Size), row)
 		})
 		if err != errPause {
 			return c.note(err)
@@ -250,6 +249,7 @@ func (c *checker) entries(ctx context.Context) error {
 		}
 		left = append(left, raw)
 	}
+	defer c.searching.wait()
 	g := growth{size: c.state.Minimum, edge: left.clone(), put: c.compareTile}
 	for start := g.size; start < size; start = g.size {
 		if err := ctx.Err(); err != nil {
@@ -327,6 +327,7 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 			if index%tileWidth == 0 || index == start {
 				c.loadLeafTile(index / tileWidth)
 			}
+			c.searching.entry(c, index, entry)
 			return c.addLeaf(g, LeafHash(entry))
 		})
 		if err == nil {
@@ -404,7 +405,7 @@ func (c *checker) addLeaf(g *growth, hash Hash) error {
 	if i := g.size % tileWidth * HashSize; uint64(len(c.leafTile)) >= i+HashSize {
 		want = Hash(c.leafTile[i : i+HashSize]) // the index is held against the tiles, as these are against the entries
 	}
-	c.want[leafBucket(want[:])].add(c.secret, c.tree.id.leaf(want, g.size))
+	c.leafSet.want[rowBucket(want[:])].add(c.secret, c.tree.id.leaf(want, g.size))
 	return g.add(0, hash)
 }
 

@@ -11,59 +11,86 @@ import (
 	"strings"
 )
 
-// leafBuckets is into how many parts the leaf index is divided.
-const leafBuckets = 4096
+// rowBuckets is into how many parts an index is divided.
+const rowBuckets = 4096
 
-// leafBucket returns the part that a hash is in.
-func leafBucket(hash []byte) int { return int(binary.BigEndian.Uint16(hash)) / (1 << 16 / leafBuckets) }
+// rowBucket returns the part that a hash is in.
+func rowBucket(hash []byte) int { return int(binary.BigEndian.Uint16(hash)) / (1 << 16 / rowBuckets) }
 
-// bucketRange returns the rows of a part of the leaf index.
-func (id treeID) bucketRange(bucket int) keyRange {
+// bucketRange returns the rows of a part of an index.
+func (id treeID) bucketRange(kind byte, bucket int) keyRange {
 	bound := func(bucket int) []byte {
-		return binary.BigEndian.AppendUint16(id.key(keyLeaf, 11), uint16(bucket*(1<<16/leafBuckets)))
+		return binary.BigEndian.AppendUint16(id.key(kind, 11), uint16(bucket*(1<<16/rowBuckets)))
 	}
-	if bucket == leafBuckets-1 {
-		_, upper := id.all(keyLeaf)
+	if bucket == rowBuckets-1 {
+		_, upper := id.all(kind)
 		return keyRange{bound(bucket), upper}
 	}
 	return keyRange{bound(bucket), bound(bucket + 1)}
 }
 
-// leaves holds the leaf index against the entries, as sets: both are read in their own
-// order and compared by fingerprint. Only where those differ are rows looked up one by one.
-func (c *checker) leaves(ctx context.Context) error {
+// rowSet is the fingerprints of the set of rows of an index, by the first bits of the hash: as
+// it should be, and as it is.
+type rowSet struct{ want, have [rowBuckets]fingerprint }
+
+// differs says whether the rows are not those that should be there, in the part of a hash.
+func (s *rowSet) differs(hash []byte) bool { b := rowBucket(hash); return s.want[b] != s.have[b] }
+
+// An index is a table whose rows have no value: a hash and the index of an entry.
+type index struct {
+	kind byte
+	size int // of a key
+	name string
+}
+
+var leafIndex = index{keyLeaf, 9 + 8 + 8, "leaf index"}
+
+// compare reads the rows of an index, but for those that are left out, and holds them against
+// what should be there, as sets: both are read in their own order and compared by fingerprint.
+// It says whether they differ, and where; only there are rows to be looked up one by one.
+func (c *checker) compare(ctx context.Context, x index, set *rowSet, leaveOut func(index uint64) bool) (differs bool, err error) {
 	before := len(c.report.Problems)
-	var part [leafBuckets]fingerprint
-	if err := c.leafRows(ctx, func() { part = [leafBuckets]fingerprint{} }, func(key []byte) error {
-		index, _ := lastUint64(key)
-		if c.o.Pace != nil && c.state.holds(index) != nil {
-			return nil // committed meanwhile
+	var part [rowBuckets]fingerprint
+	if err := c.indexRows(ctx, x, func() { part = [rowBuckets]fingerprint{} }, func(key []byte) error {
+		if index, _ := lastUint64(key); !leaveOut(index) {
+			part[rowBucket(key[9:])].add(c.secret, key)
 		}
-		part[leafBucket(key[9:])].add(c.secret, key)
 		return nil
 	}, func() {
 		for i := range part {
-			c.have[i].sum(part[i])
+			set.have[i].sum(part[i])
 		}
 	}); err != nil {
-		return err
+		return false, err
 	}
-	if c.want == c.have || slices.ContainsFunc(c.report.Problems[before:], func(p DamageError) bool { return strings.HasPrefix(p.Problem, unreadable) }) {
-		return nil // or a file cannot be read, and each of its rows would be met one by one
+	if set.want == set.have || slices.ContainsFunc(c.report.Problems[before:], func(p DamageError) bool { return strings.HasPrefix(p.Problem, unreadable) }) {
+		return false, nil // or a file cannot be read, and each of its rows would be met one by one
 	}
-	// Every row that is missing or wrong is in one of these.
-	for bucket := range leafBuckets {
-		if c.want[bucket] != c.have[bucket] {
-			c.tree.db.damages.add(c.tree.id, DamageError{Place: fmt.Sprintf("leaf index, part %d of %d,", bucket+1, leafBuckets),
-				Problem: "differs from the entries", rows: []keyRange{c.tree.id.bucketRange(bucket)}})
+	return true, nil
+}
+
+// suspect notes the parts of an index in which a row is missing or wrong.
+func (c *checker) suspect(x index, set *rowSet) {
+	for bucket := range rowBuckets {
+		if set.want[bucket] != set.have[bucket] {
+			c.tree.db.damages.add(c.tree.id, DamageError{Place: fmt.Sprintf("%s, part %d of %d,", x.name, bucket+1, rowBuckets),
+				Problem: "differs from the entries", rows: []keyRange{c.tree.id.bucketRange(x.kind, bucket)}})
 		}
 	}
-	differs := func(hash []byte) bool { b := leafBucket(hash); return c.want[b] != c.have[b] }
+}
+
+// leaves holds the leaf index against the entries.
+func (c *checker) leaves(ctx context.Context) error {
+	meanwhile := func(index uint64) bool { return c.o.Pace != nil && c.state.holds(index) != nil } // committed
+	if differs, err := c.compare(ctx, leafIndex, &c.leafSet, meanwhile); err != nil || !differs {
+		return err
+	}
+	c.suspect(leafIndex, &c.leafSet)
 	found, unknown := len(c.report.Problems), false
-	if err := c.leafRows(ctx, func() {}, func(key []byte) error {
+	if err := c.indexRows(ctx, leafIndex, func() {}, func(key []byte) error {
 		index, _ := lastUint64(key)
 		switch {
-		case !differs(key[9:]) || c.o.Pace != nil && c.state.holds(index) != nil:
+		case !c.leafSet.differs(key[9:]) || meanwhile(index):
 			return nil
 		case index >= c.state.Head.Size:
 			return c.wrong(rowOf(slices.Clone(key)), "leaf index", "has a row for entry %d, beyond the head", index)
@@ -94,7 +121,7 @@ func (c *checker) leaves(ctx context.Context) error {
 			}
 			continue
 		}
-		if !differs(hash[:]) {
+		if !c.leafSet.differs(hash[:]) {
 			continue
 		}
 		if _, err := c.get(c.tree.id.leaf(hash, index), func() string { return fmt.Sprintf("leaf index row of entry %d", index) }); err != nil {
@@ -109,11 +136,11 @@ func (c *checker) leaves(ctx context.Context) error {
 	return nil
 }
 
-// leafRows calls yield for the rows of the leaf index, in parts: begin before each, and end
-// after it. If rows were swapped meanwhile, which would be seen twice or not at all, it begins
-// the part again.
-func (c *checker) leafRows(ctx context.Context, begin func(), yield func(key []byte) error, end func()) error {
-	lower, upper := c.tree.id.all(keyLeaf)
+// indexRows calls yield for the rows of an index, in parts: begin before each, and end after
+// it. If rows were swapped meanwhile, which would be seen twice or not at all, it begins the
+// part again.
+func (c *checker) indexRows(ctx context.Context, x index, begin func(), yield func(key []byte) error, end func()) error {
+	lower, upper := c.tree.id.all(x.kind)
 	for {
 		begin()
 		bytes, opened := 0, c.swaps
@@ -124,8 +151,8 @@ func (c *checker) leafRows(ctx context.Context, begin func(), yield func(key []b
 				return errPause
 			}
 			bytes += len(key)
-			if len(key) != 25 {
-				return c.wrong(rowOf(slices.Clone(key)), "leaf index", "has a key of %d bytes", len(key))
+			if len(key) != x.size {
+				return c.wrong(rowOf(slices.Clone(key)), x.name, "has a key of %d bytes", len(key))
 			}
 			return yield(key)
 		})

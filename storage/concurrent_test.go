@@ -16,12 +16,16 @@ import (
 // TestReadersWhileGrowing reads and checks views of a tree while it grows, is advanced,
 // flushed, backed up and checked. Each view stays what it was; run it with -race.
 func TestReadersWhileGrowing(t *testing.T) {
-	const most, readers, least = 1500, 3, 20
+	const first, most, readers, least = 400, 1500, 3, 20
 	entries := testEntries(most)
 	naive := newNaiveTree(entries)
-	db := createDB(t, Options{FS: vfs.NewMem()})
-	defer closeDB(t, db)
-	tree := createTree(t, db, "log")
+	o := Options{FS: vfs.NewMem()}
+	db := createDB(t, o)
+	extend(t, createTree(t, db, "log"), entries[:first])
+	o.SearchKeys = testKeys // the index is made while the tree grows
+	db = reopen(t, db, o)
+	defer func() { closeDB(t, db) }()
+	tree := openTree(t, db, "log")
 	done := make(chan struct{})
 	var lock sync.Mutex // guards naive
 	var views atomic.Int64
@@ -49,6 +53,17 @@ func TestReadersWhileGrowing(t *testing.T) {
 		index, ok, err := v.Index(LeafHash(entry))
 		if err != nil {
 			return err
+		}
+		var found []uint64
+		if err := v.Search(testKeys(entry)[0], func(index uint64) error { found = append(found, index); return nil }); err != nil {
+			return err
+		}
+		if start, _ := v.Indexed(); start < last {
+			for at := start; at <= last; at++ {
+				if has := slices.Contains(testKeys(entries[at]), testKeys(entry)[0]); has != slices.Contains(found, at) {
+					return fmt.Errorf("search in [%d, %d]: entry %d has the key: %v, and is found: %v", start, last, at, has, !has)
+				}
+			}
 		}
 		c, held, err := v.Checkpoint(s.Pending.Size)
 		if err != nil {
@@ -99,6 +114,7 @@ func TestReadersWhileGrowing(t *testing.T) {
 		forever(read)
 	}
 	forever(check)
+	forever(func() error { return second(tree.IndexSome(context.Background(), 50)) })
 	// A waiter sees every size that it is told of, and the last.
 	running.Go(func() {
 		for {
@@ -109,7 +125,7 @@ func TestReadersWhileGrowing(t *testing.T) {
 			<-changed
 		}
 	})
-	for held, pending := uint64(0), uint64(0); held < most || views.Load() < least; {
+	for held, pending := uint64(first), uint64(first); held < most || views.Load() < least; {
 		if held == pending && held < most {
 			next := min(held+97, most)
 			lock.Lock()

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -21,6 +23,8 @@ type script struct {
 	steps []step
 	// tables: entries go into tables of their own, as many do.
 	tables bool
+	// keys are those of the search index; nil: there is none.
+	keys func([]byte) []string
 	// long makes it cheaper: of consecutive writes to one file only the first is a moment
 	// to crash at, and only after every eighth crash everything is read and life goes on.
 	long bool
@@ -38,8 +42,18 @@ type life map[string]string
 func lifeOf(db *DB) life {
 	l := life{}
 	for _, origin := range db.Origins() {
-		s := db.trees[origin].State()
-		l[origin] = fmt.Sprintf("%x", s.records())
+		tree := db.trees[origin]
+		l[origin] = fmt.Sprintf("%x", tree.State().records())
+		for _, kind := range []byte{keySpan, keyPin, keyPinLeaf, keyReceipt} {
+			lower, upper := tree.id.all(kind)
+			it := must(db.pebble.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper}))
+			for more := it.First(); more; more = it.Next() {
+				l[origin] += fmt.Sprintf(" %x=%x", it.Key(), sha256.Sum256(it.Value()))
+			}
+			if err := it.Close(); err != nil {
+				panic(err)
+			}
+		}
 	}
 	return l
 }
@@ -59,13 +73,17 @@ func TestCrashAtEveryWrite(t *testing.T) {
 	t.Run("window", func(t *testing.T) { crashEverywhere(t, vfs.NewCrashableMem(), windowLife(2*tileWidth, 900)) })
 	t.Run("window, in tables", func(t *testing.T) {
 		s := windowLife(2*tileWidth, 900)
-		s.tables = true
+		s.tables, s.keys = true, testKeys
 		crashEverywhere(t, vfs.NewCrashableMem(), s)
 	})
 	t.Run("window with upper tiles, in tables", func(t *testing.T) {
 		s := windowLife(maxPrepend+tileWidth, maxPrepend+300)
 		s.tables = true
 		crashEverywhere(t, vfs.NewCrashableMem(), s)
+	})
+	t.Run("pins, and an index that is made later", func(t *testing.T) {
+		base, s := pinnedLife(t)
+		crashEverywhere(t, base, s)
 	})
 	t.Run("third level, in tables", func(t *testing.T) {
 		base, s := bigLife(t)
@@ -74,6 +92,7 @@ func TestCrashAtEveryWrite(t *testing.T) {
 	})
 	t.Run("third level", func(t *testing.T) {
 		base, s := bigLife(t)
+		s.keys = testKeys
 		crashEverywhere(t, base, s)
 	})
 }
@@ -146,7 +165,55 @@ func bigLife(t *testing.T) (*vfs.MemFS, script) {
 		t.Fatal(err)
 	}
 	closeDB(t, db)
-	return base, script{dir: "data", long: true, steps: []step{to(held, crossed), to(crossed, signed-1), to(signed-1, signed), flush}}
+	index := on("upstream", "index", func(tree *Tree) error { return second(tree.IndexSome(context.Background(), 3000)) })
+	return base, script{dir: "data", long: true, steps: []step{to(held, crossed), index, to(crossed, signed-1), index, to(signed-1, signed), flush}}
+}
+
+// pinnedLife follows a log that is not copied, beside one that is, with receipts. Its disk has
+// entries and pins from before there was an index.
+func pinnedLife(t *testing.T) (*vfs.MemFS, script) {
+	const size = 900
+	entries := testEntries(size)
+	naive := newNaiveTree(entries)
+	pin := func(index, at, anchor uint64) step {
+		return on("pinned", fmt.Sprintf("pin %d at %d", index, at), func(tree *Tree) error {
+			return tree.Pin(naive.pinOf(index, at, anchor, entries[index], "pinned"))
+		})
+	}
+	release := func(index uint64, reasons PinReasons) step {
+		return on("pinned", fmt.Sprintf("release %d", index), func(tree *Tree) error { return tree.Release(index, reasons) })
+	}
+	advance := func(from, to uint64) step {
+		return on("pinned", fmt.Sprintf("advance to %d", to), func(tree *Tree) error {
+			return second(tree.Advance(note("pinned", naive.head(to), "s"), naive.consistency(from, to), nil))
+		})
+	}
+	extend := func(held, to uint64) step {
+		return on("copied", fmt.Sprintf("extend to %d", to), func(tree *Tree) error {
+			return second(tree.Extend(entries[held:to], func(next Head) (Seal, error) {
+				return Seal{Checkpoint: note("copied", next, "s"), Receipts: entries[held:to]}, nil
+			}))
+		})
+	}
+	index := func(origin string) step {
+		return on(origin, "index", func(tree *Tree) error { return second(tree.IndexSome(context.Background(), 130)) })
+	}
+	base := vfs.NewCrashableMem()
+	db := createDB(t, Options{FS: base})
+	createTree(t, db, "pinned")
+	createTree(t, db, "copied")
+	for _, step := range []step{advance(0, 100), pin(3, 100, 0), pin(99, 100, 100), extend(0, 300), flush, compact} {
+		if err := step.do(db); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeDB(t, db)
+	return base, script{dir: "data", keys: testKeys, steps: []step{
+		pin(5, 100, 100), index("pinned"), advance(100, 512), index("copied"), pin(400, 450, 512), extend(300, 420),
+		pin(3, 512, 512), release(99, PinRead), index("copied"), flush, advance(512, 900), release(5, PinWatched),
+		pin(899, 900, 0), index("copied"), {"back up", func(db *DB) error { return db.Backup("c/d/backup") }},
+		index("copied"), release(899, PinRead), flush, compact,
+	}}
 }
 
 // windowLife begins in the middle of a log and grows to both sides: by two bundles to the
@@ -199,7 +266,7 @@ var compact = step{"compact", func(db *DB) error {
 
 // openOrCreate opens the database of a script, creating it if there is none.
 func (s script) openOrCreate(files vfs.FS) (*DB, error) {
-	o := Options{FS: files}
+	o := Options{FS: files, SearchKeys: s.keys}
 	if s.tables {
 		o.manyBytes = 1
 	}

@@ -19,6 +19,7 @@ type DamageError struct {
 	// Stuck is why Repair could not put it back; empty until that was tried.
 	Stuck string
 
+	pin  *uint64    // index of the pin that is damaged; nil if none is
 	rows []keyRange // that have to be written anew; none if they are not known elsewhere
 	met  uint64     // the last time, by damages.clock
 }
@@ -28,6 +29,23 @@ func (e *DamageError) Error() string {
 		return e.Place + " " + e.Problem + "; it cannot be put back: " + e.Stuck
 	}
 	return e.Place + " " + e.Problem
+}
+
+// Pinned returns the index of the pin that is damaged, if one is. [Tree.Release] removes it, and
+// [Tree.Pin] puts it back when it was fetched again.
+func (e *DamageError) Pinned() (index uint64, ok bool) {
+	if e.pin == nil {
+		return 0, false
+	}
+	return *e.pin, true
+}
+
+// ofPin notes which pin a key is the row of, if it is one.
+func (e *DamageError) ofPin(key []byte) *DamageError {
+	if index, err := lastUint64(key); err == nil && key[0] == keyPin && len(key) == 17 {
+		e.pin = &index
+	}
+	return e
 }
 
 // keyRange is the keys [lower, upper).
@@ -161,6 +179,16 @@ func (d *damages) stuck(id treeID, rows keyRange, why string) {
 	}
 }
 
+// replaced takes a pin out of what is known to be damaged.
+func (d *damages) replaced(id treeID, pin uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known[id] = slices.DeleteFunc(d.known[id], func(e DamageError) bool {
+		index, ok := e.Pinned()
+		return ok && index == pin
+	})
+}
+
 // now is a time to give to forget.
 func (d *damages) now() uint64 {
 	d.mu.Lock()
@@ -180,7 +208,7 @@ const unreadable = "cannot be read: "
 
 // damage is the error for a row that is missing or wrong; it is noted.
 func (db *DB) damage(key []byte, place, problem string) *DamageError {
-	e := &DamageError{Place: place, Problem: problem}
+	e := (&DamageError{Place: place, Problem: problem}).ofPin(key)
 	id, ok := treeOf(key)
 	if ok && healable(key) {
 		e.rows = []keyRange{rowOf(key)}
@@ -193,7 +221,7 @@ func (db *DB) damage(key []byte, place, problem string) *DamageError {
 
 // treeOf returns the tree that a key is of.
 func treeOf(key []byte) (treeID, bool) {
-	if len(key) < 9 || key[0] == keyOrigin {
+	if len(key) < 9 || key[0] == keyOrigin || key[0] == keyRecord {
 		return 0, false
 	}
 	return treeID(binary.BigEndian.Uint64(key[1:])), true
@@ -208,7 +236,7 @@ func tableOf(rows keyRange) keyRange {
 
 // healable says whether a key is of a table whose rows can be had again.
 func healable(key []byte) bool {
-	return len(key) > 0 && bytes.IndexByte([]byte{keyTile, keyLeaf, keyEntry}, key[0]) >= 0
+	return len(key) > 0 && bytes.IndexByte([]byte{keyTile, keyLeaf, keyEntry, keySearch}, key[0]) >= 0
 }
 
 // readError names the row that could not be read. A row that must be there and is not is
@@ -223,7 +251,8 @@ func (db *DB) readError(key []byte, place string, err error) error {
 			return db.damage(key, place, unreadable+err.Error())
 		}
 		db.fileDamaged(*info)
-		return &DamageError{Place: place, Problem: unreadable + fileProblem(info), rows: []keyRange{fileRange(info)}}
+		e := &DamageError{Place: place, Problem: unreadable + fileProblem(info), rows: []keyRange{fileRange(info)}}
+		return e.ofPin(key)
 	}
 	err = fmt.Errorf("read %s: %w", place, err)
 	db.fail(err)
@@ -270,6 +299,10 @@ func describeRows(r keyRange) string {
 		return "something in the tiles"
 	case keyLeaf:
 		return "something in the leaf index"
+	case keyPin:
+		return "something in the pins"
+	case keySearch:
+		return "something in the search index"
 	case keyCheckpoint:
 		return "something in the checkpoint archive"
 	}

@@ -45,6 +45,12 @@ type Options struct {
 	Fatal func(error)
 	// ReadOnly opens for reading alone; it still needs the lock.
 	ReadOnly bool
+	// SearchKeys returns the keys under which an entry is found, the same ones every time. It
+	// is called concurrently and does not keep the entry. Nil: no search index is kept, and the
+	// one that there is ends with the first entry that is added or pin that changes.
+	SearchKeys func(entry []byte) []string
+	// SearchVersion changes whenever SearchKeys does: then the search index begins anew.
+	SearchVersion uint32
 
 	manyBytes     int    // in tests
 	maxLeaves     uint64 // in tests
@@ -55,16 +61,19 @@ type Options struct {
 // DB is one database: trees by origin. Its methods may be called concurrently; close
 // it only after every reader has stopped.
 type DB struct {
-	pebble    *pebble.DB
-	fs        vfs.FS
-	lock      *pebble.Lock
-	dir       string
-	logger    *slog.Logger
-	fatal     func(error)
-	options   *pebble.Options // as Pebble was opened
-	manyBytes int             // from how many bytes on entries get a table of their own
-	maxLeaves uint64          // 0 is maxLeaves
-	tiles     *lru.Cache[tileKey, *expandedTile]
+	pebble        *pebble.DB
+	fs            vfs.FS
+	lock          *pebble.Lock
+	dir           string
+	logger        *slog.Logger
+	fatal         func(error)
+	options       *pebble.Options // as Pebble was opened
+	manyBytes     int             // from how many bytes on entries get a table of their own
+	maxLeaves     uint64          // 0 is maxLeaves
+	search        func(entry []byte) []string
+	searchVersion uint32
+	tiles         *lru.Cache[tileKey, *expandedTile]
+	links         *lru.Cache[linkKey, []Hash] // consistency proofs between archived checkpoints
 
 	mu    sync.Mutex // guards trees and the numbering of new ones
 	trees map[string]*Tree
@@ -132,7 +141,7 @@ func syncDirectory(files vfs.FS, dir string) error {
 }
 
 func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
-	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}, maxLeaves: o.maxLeaves}
+	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}, maxLeaves: o.maxLeaves, search: o.SearchKeys, searchVersion: o.SearchVersion}
 	db.damages.known, db.damages.changed = map[treeID][]DamageError{}, make(chan struct{})
 	db.fs = &ownFS{FS: fileSystem(o), dir: dir, fail: db.fail}
 	if db.manyBytes = o.manyBytes; db.manyBytes == 0 {
@@ -142,6 +151,9 @@ func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) 
 		db.logger = slog.New(slog.DiscardHandler)
 	}
 	if db.tiles, err = lru.New[tileKey, *expandedTile](cachedTiles); err != nil {
+		return nil, err
+	}
+	if db.links, err = lru.New[linkKey, []Hash](cachedLinks); err != nil {
 		return nil, err
 	}
 	lock, err := lockDirectory(dir, db.fs)
@@ -207,6 +219,12 @@ func lockDirectory(dir string, files vfs.FS) (*pebble.Lock, error) {
 
 func formatRecord() []byte { return append([]byte(formatName), formatVersion) }
 
+// olderFormat says whether a format is one that this version converts, row by row as they are
+// written.
+func olderFormat(format []byte) bool {
+	return string(format) == formatName+"\x01" || string(format) == formatName+"\x02"
+}
+
 func (db *DB) load(readOnly bool) error {
 	format, err := db.get([]byte{keyFormat})
 	switch {
@@ -221,8 +239,8 @@ func (db *DB) load(readOnly bool) error {
 		return db.pebble.Set([]byte{keyFormat}, formatRecord(), pebble.Sync)
 	case err != nil:
 		return err
-	case string(format) == formatName+"\x01" && readOnly:
-	case string(format) == formatName+"\x01":
+	case olderFormat(format) && readOnly:
+	case olderFormat(format):
 		if err := db.pebble.Set([]byte{keyFormat}, formatRecord(), pebble.Sync); err != nil {
 			return err
 		}
@@ -309,7 +327,11 @@ func (db *DB) CreateTree(origin string) (_ *Tree, err error) {
 	for _, t := range db.trees {
 		id = max(id, t.id+1)
 	}
-	t := newTree(db, origin, id, &State{Head: Head{Root: emptyRoot()}})
+	s := &State{Head: Head{Root: emptyRoot()}}
+	if db.search != nil {
+		s.search = coverage{present: true, version: db.searchVersion, pins: allPins}
+	}
+	t := newTree(db, origin, id, s)
 	b := db.pebble.NewBatch()
 	defer b.Close()
 	key := append([]byte{keyOrigin}, origin...)

@@ -264,16 +264,20 @@ func TestOlderFormat(t *testing.T) {
 	o := Options{FS: vfs.NewMem()}
 	db := createDB(t, o)
 	extend(t, createTree(t, db, "log"), testEntries(300))
-	if err := db.pebble.Set([]byte{keyFormat}, []byte(formatName+"\x01"), pebble.Sync); err != nil {
-		t.Fatal(err)
-	}
-	for _, readOnly := range []bool{true, false, true} {
-		o.ReadOnly = readOnly
+	for older := byte(1); older < formatVersion; older++ {
+		if err := db.pebble.Set([]byte{keyFormat}, append([]byte(formatName), older), pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+		for _, readOnly := range []bool{true, false, true} {
+			o.ReadOnly = readOnly
+			db = reopen(t, db, o)
+			checkTree(t, openTree(t, db, "log"))
+		}
+		if format, err := db.get([]byte{keyFormat}); err != nil || string(format) != string(formatRecord()) {
+			t.Errorf("format is %q, %v", format, err)
+		}
+		o.ReadOnly = false
 		db = reopen(t, db, o)
-		checkTree(t, openTree(t, db, "log"))
-	}
-	if format, err := db.get([]byte{keyFormat}); err != nil || string(format) != string(formatRecord()) {
-		t.Errorf("format is %q, %v", format, err)
 	}
 	closeDB(t, db)
 }

@@ -40,6 +40,9 @@ type Seal struct {
 	// Precedes is the consistency proof from the next head to Checkpoint; empty if they
 	// are equal.
 	Precedes []Hash
+	// Receipts are what the log promised about each entry beside its leaf, in the order of the
+	// entries: Rekor v1's signed entry timestamps. None: no receipts are kept.
+	Receipts [][]byte
 }
 
 // verifyPrecedes proves that the tree of head equals that of next or is its prefix. An
@@ -104,6 +107,10 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 	}
 	s, err := old.sealed(next, sealed)
 	if err != nil {
+		return nil, fmt.Errorf("seal size %d: %w", next.Size, err)
+	}
+	s.search = t.coverage(old, s)
+	if err := t.stageReceipts(b, old.Head.Size, len(entries), sealed.Receipts); err != nil {
 		return nil, fmt.Errorf("seal size %d: %w", next.Size, err)
 	}
 	if err := table.ingest(); err != nil {
@@ -174,7 +181,7 @@ func (t *Tree) stageRows(b *pebble.Batch, rows *entryRows, yield func(Hash) erro
 	if err != nil {
 		return err
 	}
-	return t.stageLeaves(b, rows)
+	return errors.Join(t.stageLeaves(b, rows), t.stageSearch(b, rows))
 }
 
 // stageLeaves puts the leaf index of rows into a batch, sorted: the memtable takes neighbours
@@ -230,10 +237,15 @@ func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, er
 			return nil, err
 		}
 	}
-	s := &State{Head: old.Head, Minimum: old.Minimum, Pending: c, Mirrored: old.Mirrored, precedes: precedes}
+	s := &State{Head: old.Head, Minimum: old.Minimum, Pending: c, Mirrored: old.Mirrored, precedes: precedes, search: old.search}
 	s.settle()
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
+	if old.Head.Size == 0 || t.links.Load() { // no tiles have these hashes
+		if err := t.link(b, old.Pending.Head, c.Head, consistency); err != nil {
+			return nil, err
+		}
+	}
 	if err := t.commit(b, s); err != nil {
 		return nil, fmt.Errorf("advance %q to size %d: %w", t.origin, c.Size, err)
 	}
@@ -262,7 +274,7 @@ func (t *Tree) commit(b *pebble.Batch, s *State) error {
 // archive writes a checkpoint's row. If the archive has its text, the first raw bytes
 // and the first time stay, and c becomes what the row says.
 func (t *Tree) archive(b *pebble.Batch, c *Checkpoint) error {
-	key, place := t.id.checkpoint(c.Head, c.textHash()), fmt.Sprintf("checkpoint of size %d", c.Size)
+	key, place := t.id.checkpoint(c.Head, c.textHash()), checkpointPlace(c.Size)
 	switch raw, err := t.db.get(key); {
 	case err == nil:
 		held, err := decodeCheckpoint(c.Head, raw)
@@ -332,6 +344,28 @@ func (t *Tree) Archive(c Checkpoint) (err error) {
 	}
 	return t.db.commit(b)
 }
+
+// Link is Archive of a checkpoint that precedes the pending one, with the proof that it does:
+// proofs from it, and to it, can be composed. It returns ErrInconsistent if it does not.
+func (t *Tree) Link(c Checkpoint, consistency []Hash) (err error) {
+	defer t.db.recoverFatal(&err)
+	t.write.Lock()
+	defer t.write.Unlock()
+	pending := t.State().Pending.Head
+	if err := verifyPrecedes(c.Head, pending, consistency); err != nil {
+		return fmt.Errorf("link size %d: %w", c.Size, err)
+	}
+	b := t.db.pebble.NewBatch()
+	defer b.Close()
+	if err := errors.Join(t.archive(b, &c), t.link(b, c.Head, pending, consistency)); err != nil {
+		return err
+	}
+	return t.db.commit(b)
+}
+
+// KeepLinks makes the tree keep the hashes of every consistency proof from now on, also if it
+// has tiles: of a log that may be held in part only, later, they are what links checkpoints.
+func (t *Tree) KeepLinks() { t.links.Store(true) }
 
 // Quarantine keeps the evidence and closes the tree for changes. The first evidence
 // stays.

@@ -10,6 +10,7 @@ import (
 //
 //	m                                   format of the database: formatName + version byte
 //	n <origin>                          number of the tree of this origin
+//	s <name>                            record of a service; its form is the caller's
 //	h t                                 head record: see record.go
 //	c t <size 8> <root 32> <text 32>    checkpoint archive: first seen, last seen, raw note;
 //	                                    text is the SHA-256 of the note without signatures
@@ -18,6 +19,14 @@ import (
 //	                                    narrower partial tile is a prefix of a wider one
 //	L t <leaf hash, first 8> <index 8>  leaf index, no value; the tile has the whole hash
 //	e t <index 8>                       entry: codec byte, then the entry; see codec.go
+//	d t <lo 8> <hi 8>                   hash of the leaves [lo, hi), where the tree has no tiles:
+//	                                    revealed by consistency proofs; see sparse.go
+//	p t <index 8>                       pin: a chosen entry with its proof; see pin.go
+//	l t <leaf hash, first 8> <index 8>  leaf index of pins, no value
+//	r t <index 8>                       receipt: what the log promised about an entry beside its leaf
+//	k t <search key 16> <index 8>       search index, no value: the first half of the SHA-256
+//	                                    of a key that the entry has; see search.go
+//	x t <search key 16> <index 8>       the same for the further keys of a pin, no value
 //
 // The database of a Newest has instead
 //
@@ -31,14 +40,22 @@ const (
 	keyTile       = 'T'
 	keyLeaf       = 'L'
 	keyEntry      = 'e'
+	keySpan       = 'd'
+	keyPin        = 'p'
+	keyPinLeaf    = 'l'
+	keyReceipt    = 'r'
+	keySearch     = 'k'
+	keyHint       = 'x'
+	keyRecord     = 's'
 	keyNewest     = 'N'
 )
 
 // The database begins with the format name and this version; a different version is
 // refused by Open.
 const (
-	formatName    = "understudy"
-	formatVersion = 2 // 1 had no packed entries and no windows
+	formatName = "understudy"
+	// 1 had no packed entries and no windows, 2 no pins and no search index.
+	formatVersion = 3
 )
 
 type treeID uint64
@@ -62,6 +79,22 @@ func (id treeID) tile(level int, index uint64) []byte {
 
 func (id treeID) leaf(hash Hash, index uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(id.key(keyLeaf, 25), hash[:8]...), index)
+}
+
+func (id treeID) span(s span) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(id.key(keySpan, 25), s.lo), s.hi)
+}
+
+func (id treeID) pin(index uint64) []byte {
+	return binary.BigEndian.AppendUint64(id.key(keyPin, 17), index)
+}
+
+func (id treeID) pinLeaf(hash Hash, index uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(id.key(keyPinLeaf, 25), hash[:8]...), index)
+}
+
+func (id treeID) receipt(index uint64) []byte {
+	return binary.BigEndian.AppendUint64(id.key(keyReceipt, 17), index)
 }
 
 // leafRange bounds the rows of all leaves that share the first 8 bytes of hash.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -48,7 +49,7 @@ func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := &beside{
 			model:   model{upstream: entries, naive: naive, archive: map[string]Checkpoint{}},
-			options: Options{FS: vfs.NewMem(), CacheBytes: 1 << 20, manyBytes: 4000},
+			options: Options{FS: vfs.NewMem(), CacheBytes: 1 << 20, manyBytes: 4000, SearchKeys: testKeys},
 		}
 		b.db = createDB(t, b.options)
 		b.tree = createTree(t, b.db, "log")
@@ -66,6 +67,8 @@ func TestAgainstModel(t *testing.T) {
 			"archive":     b.archiveOld,
 			"quarantine":  b.quarantine,
 			"reopen":      b.reopen,
+			"no index":    b.otherKeys,
+			"index":       b.index,
 			"back up":     b.backup,
 			"":            b.check,
 		})
@@ -283,6 +286,21 @@ func (b *beside) reopen(t *rapid.T) {
 	b.tree = openTree(t, b.db, "log")
 }
 
+// otherKeys opens the database with a search index of another version, or without one.
+func (b *beside) otherKeys(t *rapid.T) {
+	b.options.SearchKeys, b.options.SearchVersion = nil, 0
+	if rapid.Bool().Draw(t, "keys") {
+		b.options.SearchKeys, b.options.SearchVersion = testKeys, rapid.Uint32Range(0, 1).Draw(t, "version")
+	}
+	b.reopen(t)
+}
+
+func (b *beside) index(t *rapid.T) {
+	if _, err := b.tree.IndexSome(context.Background(), rapid.IntRange(1, 500).Draw(t, "entries")); err != nil {
+		t.Fatalf("index: %v", err)
+	}
+}
+
 // backup opens a copy and holds it against the model, too.
 func (b *beside) backup(t *rapid.T) {
 	b.backups++
@@ -322,6 +340,11 @@ func (b *beside) holds(t *rapid.T, tree *Tree) {
 	}
 	if b.held == b.minimum {
 		return
+	}
+	if rapid.IntRange(0, 9).Draw(t, "search") == 0 {
+		if b.options.SearchKeys != nil {
+			checkSearch(t, v, testKeys)
+		}
 	}
 	i := rapid.Uint64Range(b.minimum, b.held-1).Draw(t, "index")
 	if got, err := v.Entry(i); err != nil || !bytes.Equal(got, b.upstream[i]) {

@@ -65,6 +65,8 @@ type State struct {
 	// precedes is the consistency proof from Head to Pending, as spans of the tree of
 	// Pending; empty when they are equal or Head is empty.
 	precedes []Hash
+
+	search coverage // of the search index
 }
 
 // known returns the nodes of the pending tree that the precedes-proof reveals.
@@ -84,7 +86,7 @@ func (s *State) known() map[span]Hash {
 
 const (
 	recordVersion = 1
-	headVersion   = 2 // version 1 had no minimum index
+	headVersion   = 3 // version 1 had no minimum index, 2 no search index
 )
 
 type encoder []byte
@@ -199,6 +201,7 @@ func encodeState(s *State) []byte {
 	e.ref(s.Pending.ref())
 	e.ref(s.Mirrored.ref())
 	e.hashes(s.precedes)
+	e.coverage(s.search)
 	return e
 }
 
@@ -207,20 +210,26 @@ func encodeState(s *State) []byte {
 func decodeState(b []byte) (s State, pending, mirrored checkpointRef, err error) {
 	d := decoder{rest: b}
 	v := d.byte()
-	if v != recordVersion && v != headVersion {
+	if v < recordVersion || v > headVersion {
 		return s, pending, mirrored, fmt.Errorf("head record has version %d: %w", v, errRecord)
 	}
 	s.Head = d.head()
-	if v == headVersion {
+	if v > recordVersion {
 		s.Minimum = d.uint64()
 	}
 	pending, mirrored = d.ref(), d.ref()
 	s.precedes = d.hashes()
+	if v == headVersion {
+		s.search = d.coverage()
+	}
 	if err := d.end(); err != nil {
 		return s, pending, mirrored, err
 	}
 	if s.Minimum > s.Head.Size || s.Minimum%tileWidth != 0 {
 		return s, pending, mirrored, fmt.Errorf("minimum index %d in a tree of size %d: %w", s.Minimum, s.Head.Size, errRecord)
+	}
+	if c := s.search; c.present && (c.start < s.Minimum || c.start > s.Head.Size) {
+		return s, pending, mirrored, fmt.Errorf("search index from entry %d on, of the entries %d to %d: %w", c.start, s.Minimum, s.Head.Size, errRecord)
 	}
 	return s, pending, mirrored, nil
 }

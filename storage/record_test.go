@@ -20,10 +20,16 @@ func FuzzState(f *testing.F) {
 		{Head: naive.head(7), Pending: pending, Mirrored: note("log", naive.head(3), "s"), precedes: naive.consistency(7, 10)},
 		{Head: naive.head(10), Pending: pending, Mirrored: pending},
 		{Head: Head{Size: 700}, Minimum: 512, Pending: pending},
+		{Head: Head{Size: 700}, Minimum: 512, Pending: pending, search: coverage{true, 7, 600, allPins}},
 	} {
 		raw := encodeState(s)
 		seed(f, raw)
-		seed(f, append([]byte{recordVersion}, slices.Delete(slices.Clone(raw[1:]), 8+HashSize, 8+HashSize+8)...))
+		older := raw[: len(raw)-1 : len(raw)-1]
+		if s.search.present {
+			continue
+		}
+		seed(f, append([]byte{2}, older[1:]...))
+		seed(f, append([]byte{recordVersion}, slices.Delete(slices.Clone(older[1:]), 8+HashSize, 8+HashSize+8)...))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, pending, mirrored, err := decodeState(b)
@@ -31,14 +37,17 @@ func FuzzState(f *testing.F) {
 			return
 		}
 		var e encoder
-		e.byte(b[0]) // of version 1 or 2
+		e.byte(b[0])
 		e.head(s.Head)
-		if b[0] == headVersion {
+		if b[0] > recordVersion {
 			e.uint64(s.Minimum)
 		}
 		e.ref(pending)
 		e.ref(mirrored)
 		e.hashes(s.precedes)
+		if b[0] == headVersion {
+			e.coverage(s.search)
+		}
 		if !bytes.Equal(e, b) {
 			t.Errorf("%x re-encodes to %x", b, e)
 		}

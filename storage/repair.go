@@ -56,6 +56,7 @@ func (t *Tree) Repair(ctx context.Context, from Elsewhere) (done Repaired, err e
 	if err != nil {
 		return done, err
 	}
+	searches := t.searches.Load()
 	if t.Broken() != nil {
 		if err := r.mendEdge(ctx); err != nil || t.Broken() != nil {
 			r.done.Left = 1
@@ -77,6 +78,9 @@ func (t *Tree) Repair(ctx context.Context, from Elsewhere) (done Repaired, err e
 			break
 		}
 	}
+	if err := r.index(ctx, searches); err != nil {
+		return r.done, fmt.Errorf("repair %q: %w", t.origin, err)
+	}
 	for _, e := range t.Damage() {
 		if len(e.rows) > 0 {
 			r.done.Left++
@@ -85,12 +89,29 @@ func (t *Tree) Repair(ctx context.Context, from Elsewhere) (done Repaired, err e
 	return r.done, nil
 }
 
+// index fills the search index if it was begun anew, down to the first entry that cannot be
+// had.
+func (r *repair) index(ctx context.Context, searches uint64) error {
+	if r.t.searches.Load() == searches {
+		return nil
+	}
+	for done := false; !done; {
+		var err error
+		if done, err = r.t.IndexSome(ctx, 0); absent(err) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // rewriteAll writes every damaged range anew, as far as it can be had.
 func (r *repair) rewriteAll(ctx context.Context, known []DamageError) error {
 	for _, table := range []struct {
 		kind    byte
 		rewrite func(context.Context, keyRange) error
-	}{{keyTile, r.rewriteTiles}, {keyEntry, r.rewriteEntries}, {keyLeaf, r.rewriteLeaves}} {
+	}{{keyTile, r.rewriteTiles}, {keyEntry, r.rewriteEntries}, {keyLeaf, r.rewriteLeaves}, {keySearch, r.dropSearch}} {
 		for _, rows := range damagedRanges(known, r.t.id, table.kind) {
 			rows, err := r.rewriteRange(ctx, rows, table.rewrite)
 			switch {

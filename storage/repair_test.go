@@ -100,12 +100,12 @@ func tableKinds(t *testing.T, disk vfs.FS) map[string]string {
 }
 
 // TestRepairFiles damages every file of a database in every way that a disk knows. What is
-// lost of entries, tiles and index is put back, to the row; what is lost of the rest is
+// lost of entries, tiles and indexes is put back, to the row; what is lost of the rest is
 // named, or the tree does not open. And no file has rows of two tables: Repair relies on it.
 func TestRepairFiles(t *testing.T) {
 	unhurried(t)
 	disk := vfs.NewCrashableMem()
-	o := Options{FS: disk, manyBytes: 100_000, CacheBytes: 1}
+	o := Options{FS: disk, manyBytes: 100_000, CacheBytes: 1, SearchKeys: testKeys}
 	db := createDB(t, o)
 	entries := testEntries(1500)
 	for i := range entries { // so that there are many blocks, of few bytes
@@ -168,7 +168,7 @@ func TestRepairFiles(t *testing.T) {
 			what := fmt.Sprintf("%s (%s) %s", name, kind, way.what)
 			sick := disk.CrashClone(vfs.CrashCloneCfg{})
 			o := way.harm(sick)
-			o.manyBytes, o.CacheBytes = 100_000, 1
+			o.manyBytes, o.CacheBytes, o.SearchKeys = 100_000, 1, testKeys
 			o.Fatal = func(err error) { t.Errorf("%s: fatal: %v", what, err) }
 			db, err := Open("data", o)
 			if err != nil {
@@ -757,7 +757,7 @@ func TestRepairLeavesInParts(t *testing.T) {
 	tree := createTree(t, db, "log")
 	extend(t, tree, testEntries(3000))
 	before := dump(t, db)
-	for _, rows := range append([]keyRange{everything(tree, keyLeaf).rows[0]}, tree.id.bucketRange(0), tree.id.bucketRange(77), tree.id.bucketRange(leafBuckets-1)) {
+	for _, rows := range append([]keyRange{everything(tree, keyLeaf).rows[0]}, tree.id.bucketRange(keyLeaf, 0), tree.id.bucketRange(keyLeaf, 77), tree.id.bucketRange(keyLeaf, rowBuckets-1)) {
 		db.damages.add(tree.id, DamageError{Place: "rows", Problem: "are to be written anew", rows: []keyRange{rows}})
 		if done := repaired(t, tree, Elsewhere{}); done.Left > 0 || len(rows.upper) == 9 && len(rows.lower) == 9 && done.IndexRows != 3000 {
 			t.Errorf("repaired %+v", done)

@@ -22,6 +22,7 @@ type entryRows struct {
 	bytes   int // of entries
 	hashes  []Hash
 	stored  [][]byte
+	search  [][]searchRow   // of each piece; nil if there is no search index
 	memory  []*[]byte       // of each piece
 	ready   []chan struct{} // closed when a piece is
 	next    atomic.Int64    // piece to begin
@@ -38,6 +39,9 @@ func (t *Tree) prepare(start uint64, entries [][]byte) *entryRows {
 	for range (n + pieceEntries - 1) / pieceEntries {
 		r.ready = append(r.ready, make(chan struct{}))
 		r.memory = append(r.memory, pieces.Get().(*[]byte))
+	}
+	if t.db.keeps(t.State().search) {
+		r.search = make([][]searchRow, len(r.ready))
 	}
 	for range min(runtime.GOMAXPROCS(0), len(r.ready)) {
 		r.running.Go(func() {
@@ -56,6 +60,9 @@ func (r *entryRows) encode(piece int) {
 		at := len(memory)
 		memory = appendStored(memory, r.entries[i])
 		r.stored[i] = memory[at:len(memory):len(memory)]
+		if r.search != nil {
+			r.search[piece] = r.tree.db.appendRows(r.search[piece], r.start+uint64(i), r.entries[i])
+		}
 	}
 	*r.memory[piece] = memory
 	close(r.ready[piece])

@@ -21,12 +21,16 @@ type Tree struct {
 
 	state  atomic.Pointer[State]
 	broken atomic.Pointer[DamageError] // why there is no edge; nil if there is
+	links  atomic.Bool                 // hashes of consistency proofs are kept
 
 	write sync.Mutex // held through every change; guards the fields below
 	edge  edge
 	saved time.Time // last time LastSeen of the pending checkpoint was persisted
 
 	repairing sync.Mutex // held through every repair
+
+	indexing sync.Mutex    // held through every IndexSome
+	searches atomic.Uint64 // how often the search index was begun anew
 
 	watch   sync.Mutex // guards changed
 	changed chan struct{}
@@ -51,7 +55,10 @@ func loadTree(db *DB, origin string, id treeID) (*Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t, r.mendEdge(context.Background())
+	if err := r.mendEdge(context.Background()); err != nil {
+		return nil, err
+	}
+	return t, t.openSearch()
 }
 
 // Broken returns why nothing can be proven and the tree cannot grow: the tiles of its right
@@ -106,11 +113,13 @@ func (s *State) verify() error {
 	return nil
 }
 
+func checkpointPlace(size uint64) string { return fmt.Sprintf("checkpoint of size %d", size) }
+
 func (db *DB) readCheckpoint(r pebble.Reader, id treeID, ref checkpointRef) (Checkpoint, error) {
 	if !ref.present {
 		return Checkpoint{}, nil
 	}
-	place := fmt.Sprintf("checkpoint of size %d", ref.head.Size)
+	place := checkpointPlace(ref.head.Size)
 	key := id.checkpoint(ref.head, ref.text)
 	raw, err := get(r, key)
 	if err != nil {

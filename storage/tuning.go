@@ -18,6 +18,7 @@ const (
 	targetFileBytes   = 64 << 20
 	lastLevel         = 6
 	cachedTiles       = 2048    // expanded, 16 KiB each
+	cachedLinks       = 4096    // proofs between archived checkpoints, 1 to 2 KiB each
 	syncBytes         = 1 << 20 // written to a file before the disk begins
 	manyBytes         = 4 << 20 // of entries: fewer go through WAL and memtable
 )
@@ -58,7 +59,7 @@ func (o Options) pebble(db *DB) *pebble.Options {
 		},
 		// A file that is missing is damage like any other: its rows are written anew.
 		DisableConsistencyCheck: !o.complete,
-		// They are about deletions, of which there are none; and of a damaged file they are tried
+		// They are about deletions, of which there are few; and of a damaged file they are tried
 		// again and again.
 		DisableTableStats: true,
 	}
@@ -89,9 +90,9 @@ func compressionOf(level int) *sstable.CompressionProfile {
 // file of entries alone overlaps no other, and is not merged with the hashes that
 // compactions rewrite. Hashes do not compress.
 func spanPolicy(start []byte) (policy pebble.SpanPolicy, end []byte, err error) {
-	policy.PreferFastCompression = start[0] == keyTile || start[0] == keyLeaf
+	policy.PreferFastCompression = start[0] == keyTile || start[0] == keyLeaf || start[0] == keySearch
 	switch start[0] {
-	case keyTile, keyLeaf, keyEntry:
+	case keyTile, keyLeaf, keyEntry, keySearch, keyPin:
 		if len(start) >= 9 {
 			return policy, treeID(binary.BigEndian.Uint64(start[1:9])+1).key(start[0], 9), nil
 		}

@@ -19,11 +19,12 @@ func (e *OversizedEntryError) Error() string {
 // View reads a tree as it was at one moment: any entry, and proofs at any size that is
 // held. Close it soon; it keeps old data alive. It must not be used concurrently.
 type View struct {
-	tree  *Tree
-	state *State
-	snap  *pebble.Snapshot
-	swaps uint64 // DB.swaps when snap was made
-	known map[span]Hash
+	tree     *Tree
+	state    *State
+	snap     *pebble.Snapshot
+	swaps    uint64 // DB.swaps when snap was made
+	known    map[span]Hash
+	searches uint64 // Tree.searches when state was read
 	// broken is set if the border of the tree is: no answer is made from it then.
 	broken error
 }
@@ -31,7 +32,8 @@ type View struct {
 // View returns a view of the tree as it is now.
 func (t *Tree) View() *View {
 	// The state is read first: what it describes is in every later snapshot.
-	v := &View{tree: t, state: t.State(), broken: t.Broken()}
+	v := &View{tree: t, searches: t.searches.Load()}
+	v.state, v.broken = t.State(), t.Broken()
 	v.snapshot()
 	return v
 }
@@ -432,7 +434,7 @@ func (v *View) Checkpoints(first, last uint64, yield func(Checkpoint) error) err
 		}
 		c, err := decodeCheckpoint(head, value)
 		if err != nil || c.textHash() != text {
-			return &DamageError{Place: fmt.Sprintf("checkpoint of size %d", head.Size), Problem: "is malformed"}
+			return &DamageError{Place: checkpointPlace(head.Size), Problem: "is malformed"}
 		}
 		return yield(c)
 	})

@@ -91,6 +91,7 @@ func (t *Tree) Begin(minimum uint64, tiles [][]byte, seal Seal) (_ *State, err e
 		return nil, fmt.Errorf("begin at %d: %w", minimum, err)
 	}
 	s.Minimum = minimum
+	s.search = t.coverage(old, s)
 	if err := t.commit(b, s); err != nil {
 		return nil, fmt.Errorf("begin %q at %d: %w", t.origin, minimum, err)
 	}
@@ -137,6 +138,7 @@ func (t *Tree) Prepend(entries [][]byte, tiles [][]byte) (_ *State, err error) {
 	}
 	s := *old
 	s.Minimum = minimum
+	s.search = t.coverage(old, &s)
 	if err := table.ingest(); err != nil {
 		return nil, fmt.Errorf("prepend to %q down to %d: %w", t.origin, minimum, err)
 	}

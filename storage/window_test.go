@@ -24,7 +24,7 @@ func (n *naiveTree) tilesOf(s *State, minimum uint64) [][]byte {
 
 func (n *naiveTree) begin(tree *Tree, minimum uint64) error {
 	s := tree.State()
-	return second(tree.Begin(minimum, n.tilesOf(s, minimum), Seal{s.Pending, n.consistency(minimum, s.Pending.Size)}))
+	return second(tree.Begin(minimum, n.tilesOf(s, minimum), Seal{Checkpoint: s.Pending, Precedes: n.consistency(minimum, s.Pending.Size)}))
 }
 
 func (n *naiveTree) prepend(tree *Tree, minimum uint64, entries [][]byte) error {
@@ -362,7 +362,7 @@ func TestWindowRefuses(t *testing.T) {
 		}
 	}
 	begin := func(minimum uint64, tiles [][]byte, proof []Hash) func() (*State, error) {
-		return func() (*State, error) { return tree.Begin(minimum, tiles, Seal{pending, proof}) }
+		return func() (*State, error) { return tree.Begin(minimum, tiles, Seal{Checkpoint: pending, Precedes: proof}) }
 	}
 	good := naive.tilesOf(&State{}, minimum)
 	refused("a window without a checkpoint", ErrInconsistent, begin(minimum, good, proof))
@@ -482,7 +482,7 @@ func TestHeadRecordOfVersion1(t *testing.T) {
 	extend(t, tree, testEntries(300))
 	tamper(t, db, tree.id.head(), func(b []byte) []byte {
 		b[0] = recordVersion
-		return slices.Delete(b, 1+8+HashSize, 1+8+HashSize+8)
+		return slices.Delete(b, 1+8+HashSize, 1+8+HashSize+8)[:len(b)-8-1]
 	})
 	db = reopen(t, db, o)
 	defer closeDB(t, db)

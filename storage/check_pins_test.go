@@ -1,0 +1,220 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// pinnedTrees makes a log that is followed, with pins, and one that is copied, with receipts.
+func pinnedTrees(t *testing.T, o Options, naive *naiveTree, entries [][]byte) (db *DB, pinned, copied *Tree) {
+	t.Helper()
+	db = createDB(t, o)
+	pinned, copied = createTree(t, db, "pinned"), createTree(t, db, "copied")
+	naive.follow(t, pinned, 100, 128, 200, 300)
+	for _, p := range []Pin{
+		naive.pinOf(7, 150, 200, entries[7], "pinned"), naive.pinOf(99, 200, 200, entries[99], "pinned"),
+		naive.pinOf(250, 300, 0, entries[250], "pinned"), naive.pinOf(20, 250, 100, entries[20], "pinned"),
+	} {
+		if err := pinned.Pin(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := copied.Extend(entries, func(next Head) (Seal, error) {
+		return Seal{Checkpoint: note("copied", next, "s"), Receipts: entries}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	checkTree(t, pinned)
+	checkTree(t, copied)
+	return db, pinned, copied
+}
+
+// TestCheckNamesPins: what is wrong with a pin, its leaf row or a receipt is named, and a pin
+// that is damaged can be put back, or removed.
+func TestCheckNamesPins(t *testing.T) {
+	entries := testEntries(300)
+	naive := newNaiveTree(entries)
+	flip := func(at int) func([]byte) []byte {
+		return func(b []byte) []byte { b[(at+len(b))%len(b)] ^= 3; return b }
+	}
+	something := func([]byte) []byte { return nil }
+	other := naive.pinOf(7, 150, 0, entries[7], "pinned")
+	as := func(change func(*Pin)) func([]byte) []byte {
+		p := other
+		change(&p)
+		return func([]byte) []byte { return encodePin(&p) }
+	}
+	const pinned, copied treeID = 1, 2
+	for _, m := range []struct {
+		name   string
+		key    []byte
+		change func([]byte) []byte
+		finds  string
+		pin    bool // it is a pin that is damaged
+		served bool // its proofs verify
+	}{
+		{"pin of another version", pinned.pin(7), flip(0), "pin of entry 7 cannot be used", true, false},
+		{"pin emptied", pinned.pin(7), something, "pin of entry 7 cannot be used", true, false},
+		{"pin's entry", pinned.pin(7), flip(-1), "pin of entry 7", true, false},
+		{"pin shorter", pinned.pin(7), func(b []byte) []byte { return b[:len(b)/2] }, "pin of entry 7 cannot be used", true, false},
+		{"pin of another index", pinned.pin(7), as(func(p *Pin) { *p = naive.pinOf(8, 150, 0, entries[8], "") }), "pin of entry 7 does not verify", true, false},
+		{"pin's proof", pinned.pin(7), as(func(p *Pin) { p.Proof = append([]Hash{{}}, p.Proof[1:]...) }), "pin of entry 7 does not verify", true, false},
+		{"pin's checkpoint", pinned.pin(7), as(func(p *Pin) { p.Checkpoint.Raw = []byte("x") }), "checkpoint of the pin of entry 7 is malformed", true, true},
+		{"pin's checkpoint of another log", pinned.pin(7), as(func(p *Pin) { p.Checkpoint = note("elsewhere", naive.head(150), "s") }), "checkpoint of the pin of entry 7 says something else", true, true},
+		{"pin's anchor", pinned.pin(7), as(func(p *Pin) { p.Anchor, p.Link = naive.head(170), naive.consistency(150, 170) }), "pin of entry 7 is tied to a checkpoint of size 170 that is not archived", true, true},
+		{"pin with half a key", pinned.pin(7)[:12], something, "pins have a key of 12 bytes", false, false},
+		{"leaf row deleted", pinned.pinLeaf(naive.leaves[7], 7), nil, "pin of entry 7 has no row in the leaf index of pins", true, true},
+		{"leaf row of no pin", pinned.pinLeaf(naive.leaves[8], 8), something, "leaf index of pins has a row for entry 8, which is not pinned", false, false},
+		{"wrong leaf row", pinned.pinLeaf(Hash{1}, 7), something, "leaf index of pins has a wrong row for entry 7", false, false},
+		{"leaf row with half a key", pinned.pinLeaf(naive.leaves[7], 7)[:12], something, "leaf index of pins has a key of 12 bytes", false, false},
+		{"receipt deleted", copied.receipt(5), nil, "receipt of entry 5 is missing", false, false},
+		{"last receipt deleted", copied.receipt(299), nil, "receipt of entry 299 is missing", false, false},
+		{"receipt beyond the head", copied.receipt(300), something, "receipt of entry 300 is of an entry that is not held", false, false},
+		{"receipt with half a key", copied.receipt(5)[:12], something, "receipts have a key of 12 bytes", false, false},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			db, tree, receipts := pinnedTrees(t, Options{FS: vfs.NewMem(), SearchKeys: testKeys}, naive, entries)
+			defer closeDB(t, db)
+			before := dump(t, db)
+			tamper(t, db, m.key, m.change)
+			if id, _ := treeOf(m.key); id == copied {
+				tree = receipts
+			}
+			finds(t, tree, m.finds)
+			damage := tree.Damage()
+			at := slices.IndexFunc(damage, func(e DamageError) bool {
+				index, ok := e.Pinned()
+				return ok && index == 7 && strings.HasPrefix(e.Error(), m.finds)
+			})
+			if m.pin != (at >= 0) {
+				t.Fatalf("damage is %v, and none is of pin 7", damage)
+			}
+			if !m.pin {
+				return
+			}
+			if m.served {
+				v := tree.View()
+				if _, _, err := v.Pin(7); err != nil {
+					t.Errorf("pin is not served: %v", err)
+				}
+				v.Close()
+			} else {
+				v := tree.View()
+				if _, _, err := v.Pin(7); !errors.As(err, new(*DamageError)) {
+					t.Errorf("a damaged pin is served: %v", err)
+				}
+				if _, _, err := v.PinOf(naive.leaves[7]); !errors.As(err, new(*DamageError)) {
+					t.Errorf("a damaged pin is served by its hash: %v", err)
+				}
+				v.Close()
+				if err := tree.Pin(naive.pinOf(7, 150, 200, entries[7], "pinned")); err != nil {
+					t.Fatal(err)
+				}
+				checkTree(t, tree)
+				sameDump(t, dump(t, db), before)
+				tamper(t, db, m.key, m.change)
+			}
+			if err := tree.Release(7, PinRead); err != nil {
+				t.Fatal(err)
+			}
+			noticed(t, tree)
+			repaired(t, tree, Elsewhere{})
+			if left := noticed(t, tree); len(left) > 0 {
+				t.Fatalf("left is %v", left)
+			}
+			if err := tree.Pin(naive.pinOf(7, 150, 200, entries[7], "pinned")); err != nil {
+				t.Fatal(err)
+			}
+			checkTree(t, tree)
+			sameDump(t, dump(t, db), before)
+		})
+	}
+}
+
+// TestCheckNamesLinks: with any hash of the chain damaged or missing, Check says so, or all
+// proofs are still made, and right.
+func TestCheckNamesLinks(t *testing.T) {
+	entries := testEntries(300)
+	naive := newNaiveTree(entries)
+	db, tree, _ := pinnedTrees(t, Options{FS: vfs.NewMem()}, naive, entries)
+	defer closeDB(t, db)
+	if err := tree.Archive(note("pinned", naive.head(170), "s")); err != nil { // not tied: no problem
+		t.Fatal(err)
+	}
+	checkTree(t, tree)
+	sizes, found := []uint64{100, 128, 200, 300}, 0
+	for key, value := range dump(t, db) {
+		if key[0] != keySpan {
+			continue
+		}
+		for what, change := range map[string]func([]byte) []byte{
+			"flipped": func(b []byte) []byte { b[3] ^= 1; return b },
+			"shorter": func(b []byte) []byte { return b[1:] },
+			"missing": nil,
+		} {
+			tamper(t, db, []byte(key), change)
+			db.links.Purge()
+			report, err := tree.Check(context.Background(), CheckOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(report.Problems) > 0 {
+				found++
+			} else if what != "missing" {
+				t.Errorf("row %x %s is not named", key, what)
+			}
+			v := tree.View()
+			for i, first := range sizes {
+				for _, last := range sizes[i+1:] {
+					if got, err := v.LinkedProof(first, last); len(report.Problems) == 0 && (err != nil || !slices.Equal(got, naive.consistency(first, last))) {
+						t.Errorf("row %x %s: Check finds nothing, and from %d to %d there is no proof: %v", key, what, first, last, err)
+					}
+				}
+			}
+			v.Close()
+			if err := db.pebble.Set([]byte(key), []byte(value), pebble.Sync); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if found < 30 {
+		t.Errorf("only %d damages were named", found)
+	}
+	tamper(t, db, tree.id.span(span{1, 3})[:20], func([]byte) []byte { return nil })
+	finds(t, tree, "hashes of the checkpoint chain have a key of 20 bytes")
+}
+
+// TestBackupOfPins: a backup has the pins, receipts, links and search rows.
+func TestBackupOfPins(t *testing.T) {
+	entries := testEntries(300)
+	naive := newNaiveTree(entries)
+	o := Options{FS: vfs.NewMem(), SearchKeys: testKeys}
+	db, _, _ := pinnedTrees(t, o, naive, entries)
+	if err := db.Backup("backup"); err != nil {
+		t.Fatal(err)
+	}
+	before := dump(t, db)
+	closeDB(t, db)
+	if err := o.FS.RemoveAll("data"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Restore("data", "backup", Options{FS: o.FS}); err != nil {
+		t.Fatal(err)
+	}
+	db, err := Open("data", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeDB(t, db)
+	sameDump(t, dump(t, db), before)
+	pinned, copied := openTree(t, db, "pinned"), openTree(t, db, "copied")
+	checkSearchNow(t, pinned, testKeys)
+	checkSearchNow(t, copied, testKeys)
+	checkPin(t, pinned, naive, naive.pinOf(7, 150, 200, entries[7], "pinned").seen(), []uint64{100, 128, 200, 300})
+}
