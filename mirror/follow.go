@@ -166,12 +166,12 @@ func (m *Mirror) isBehind() bool {
 
 // compareRemembered holds the tree of a checkpoint that is about to be accepted against what
 // was believed before the database was restored from an older backup.
-func (m *Mirror) compareRemembered(tree *upstreamTree, next storage.Checkpoint) error {
+func (m *Mirror) compareRemembered(ctx context.Context, tree signedTree, next storage.Checkpoint) error {
 	known, behind := m.Behind()
 	if !behind || known.Size >= next.Size {
 		return nil
 	}
-	return m.compare(tree, known, next, next)
+	return m.compare(ctx, tree, known, next, next)
 }
 
 // Behind says whether the database is older than the newest checkpoint that was ever
@@ -232,17 +232,17 @@ const surveyTime = 5 * time.Second
 // what it cannot show is not believed, or its mistake would make every later, honest
 // checkpoint look like a fork.
 func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Checkpoint) error {
-	tree, err := newUpstreamTree(ctx, m.tail.tiles, next.Head)
+	tree, err := m.treeOf(ctx, next.Head)
 	if err != nil {
 		return err
 	}
-	if err := m.compareRemembered(tree, next); err != nil {
+	if err := m.compareRemembered(ctx, tree, next); err != nil {
 		return err
 	}
 	if err := m.advance(c, next, nil, nil); err != nil {
 		return err
 	}
-	m.proof = tree
+	m.proof, _ = tree.(*upstreamTree)
 	return nil
 }
 
@@ -250,39 +250,39 @@ func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Ch
 // authenticated by the new checkpoint, so if they give another root for the old size
 // than the old checkpoint, that is a fork and no accident.
 func (m *Mirror) newer(ctx context.Context, s *storage.State, c *trust.Checkpoint, next storage.Checkpoint) error {
-	tree, err := newUpstreamTree(ctx, m.tail.tiles, next.Head)
+	tree, err := m.treeOf(ctx, next.Head)
 	if err != nil {
 		return err
 	}
-	if err := m.compare(tree, s.Pending, next, next); err != nil {
+	if err := m.compare(ctx, tree, s.Pending, next, next); err != nil {
 		return err
 	}
-	if err := m.compareRemembered(tree, next); err != nil {
+	if err := m.compareRemembered(ctx, tree, next); err != nil {
 		return err
 	}
-	consistency, err := storage.ConsistencyProof(s.Pending.Size, c.Size, tree.node)
+	consistency, err := tree.consistencyFrom(ctx, s.Pending.Size)
 	if err != nil {
 		return err
 	}
-	precedes, err := storage.ConsistencyProof(s.Head.Size, c.Size, tree.node)
+	precedes, err := tree.consistencyFrom(ctx, s.Head.Size)
 	if err != nil {
 		return err
 	}
 	if err := m.advance(c, next, consistency, precedes); err != nil {
 		return err
 	}
-	m.proof = tree
+	m.proof, _ = tree.(*upstreamTree)
 	return nil
 }
 
 // compare holds the root of the smaller checkpoint against the authenticated tree of the
 // larger one. seen is which of the two has just arrived.
-func (m *Mirror) compare(tree *upstreamTree, smaller, larger, seen storage.Checkpoint) error {
-	root, err := storage.RootHash(smaller.Size, tree.node)
+func (m *Mirror) compare(ctx context.Context, tree signedTree, smaller, larger, seen storage.Checkpoint) error {
+	root, err := tree.rootAt(ctx, smaller.Size, smaller.Root)
 	if err != nil || root == smaller.Root {
 		return err
 	}
-	proof, err := storage.ConsistencyProof(smaller.Size, larger.Size, tree.node)
+	proof, err := tree.consistencyFrom(ctx, smaller.Size)
 	if err != nil {
 		return err
 	}
@@ -300,13 +300,19 @@ func (m *Mirror) compare(tree *upstreamTree, smaller, larger, seen storage.Check
 // trees agree, a fork if they do not.
 func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Checkpoint) error {
 	rollback := &RollbackError{Size: next.Size, Newest: s.Pending.Size}
+	var consistency []storage.Hash // from it to the pending one, if upstream proved that
 	if next.Size > s.Head.Size || next.Size < s.Minimum {
-		tree, err := m.pendingTree(ctx, s)
+		tree, err := m.treeOf(ctx, s.Pending.Head)
 		if err != nil {
 			return fmt.Errorf("%w (and cannot be compared: %w)", rollback, err)
 		}
-		if err := m.compare(tree, next, s.Pending, next); err != nil {
+		if err := m.compare(ctx, tree, next, s.Pending, next); err != nil {
 			return err
+		}
+		if m.shard != nil {
+			if consistency, err = tree.consistencyFrom(ctx, next.Size); err != nil {
+				return fmt.Errorf("%w (and cannot be linked: %w)", rollback, err)
+			}
 		}
 	} else if err := m.compareHeld(s, next); err != nil {
 		return err
@@ -314,7 +320,11 @@ func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Check
 	if !m.tail.upstream {
 		return rollback // it lags, as copies do
 	}
-	if err := m.tree.Archive(next); err != nil {
+	archive := m.tree.Archive
+	if len(consistency) > 0 {
+		archive = func(c storage.Checkpoint) error { return m.tree.Link(c, consistency) }
+	}
+	if err := archive(next); err != nil {
 		return &storageError{err}
 	}
 	return rollback
@@ -352,6 +362,8 @@ func (m *Mirror) advance(c *trust.Checkpoint, next storage.Checkpoint, consisten
 	switch {
 	case errors.Is(err, storage.ErrInconsistent):
 		return &TileError{Problem: fmt.Sprintf("consistency with the checkpoint of size %d is not proven: %v", m.tree.State().Pending.Size, err)}
+	case errors.Is(err, storage.ErrQuarantined): // meanwhile, by an entry that was read
+		return &ForkError{m.tree.State().Evidence}
 	case err != nil:
 		return &storageError{err}
 	}

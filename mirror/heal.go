@@ -26,7 +26,7 @@ func (m *Mirror) scrub(ctx context.Context) error {
 	budget := rate.NewLimiter(scrubBytes, scrubBytes)
 	for ctx.Err() == nil {
 		changed, start := m.tree.Changed(), time.Now()
-		if m.tree.State().Head.Size == 0 {
+		if m.tree.State().Head.Size == 0 && m.shard == nil {
 			select {
 			case <-ctx.Done():
 			case <-changed:
@@ -136,6 +136,9 @@ func (m *Mirror) Repair(ctx context.Context) (done storage.Repaired, err error) 
 
 // elsewhere is where lost parts of the log can be had: the copies, and then upstream.
 func (m *Mirror) elsewhere() storage.Elsewhere {
+	if m.shard != nil {
+		return m.shard.elsewhere()
+	}
 	return storage.Elsewhere{
 		Tile: func(ctx context.Context, id storage.TileID, accept func([]byte) error) error {
 			start := id.Index << (tileHeight * (id.Level + 1))

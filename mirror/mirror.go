@@ -89,6 +89,7 @@ type Mirror struct {
 	cfg    Config
 	tree   *storage.Tree
 	places []*place // upstream is the first
+	shard  *shard   // of a Rekor v1 service; nil for other logs
 	logger *slog.Logger
 
 	// Owned by follow.
@@ -115,6 +116,19 @@ type Mirror struct {
 
 // New returns the mirror of a log. It does no I/O.
 func New(cfg Config) (*Mirror, error) {
+	m, err := newMirror(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if m.places, err = newPlaces(m.cfg, m.answered); err != nil {
+		return nil, err
+	}
+	m.begun()
+	return m, nil
+}
+
+// newMirror returns a mirror that has no places yet.
+func newMirror(cfg Config) (*Mirror, error) {
 	if cfg.Tree.Origin() != cfg.Origin {
 		return nil, fmt.Errorf("tree of %q given for the log %q", cfg.Tree.Origin(), cfg.Origin)
 	}
@@ -130,15 +144,14 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{cfg: cfg, tree: cfg.Tree, logger: cfg.Logger.With("log", cfg.Name)}
-	var err error
-	if m.places, err = newPlaces(cfg, m.answered); err != nil {
-		return nil, err
-	}
+	return &Mirror{cfg: cfg, tree: cfg.Tree, logger: cfg.Logger.With("log", cfg.Name)}, nil
+}
+
+// begun ends the making of a mirror.
+func (m *Mirror) begun() {
 	m.read(m.places[0])
-	m.frozen = trust.Frozen(cfg.Tree.State().Pending.Raw)
-	cfg.Metrics.watch(m)
-	return m, nil
+	m.frozen = trust.Frozen(m.tree.State().Pending.Raw)
+	m.cfg.Metrics.watch(m)
 }
 
 // Origin returns the first line of the log's checkpoints.

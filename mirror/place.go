@@ -93,9 +93,9 @@ func newPlaces(cfg Config, answered func(bool)) ([]*place, error) {
 
 // within returns the place with a part of its budget of requests.
 func (p *place) within(requestsPerSecond float64) *tiles {
-	t := *p.tiles
-	t.part = newBudget(requestsPerSecond)
-	return &t
+	f := *p.fetcher
+	f.part, f.quiet = newBudget(requestsPerSecond), true
+	return &tiles{&f}
 }
 
 func newBudget(requestsPerSecond float64) *rate.Limiter {

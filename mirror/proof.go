@@ -10,7 +10,10 @@ import (
 	"github.com/understudy-log/understudy/storage"
 )
 
-const tileHeight = 8
+const (
+	tileHeight = 8
+	tileWidth  = 1 << tileHeight
+)
 
 // upstreamTree reads nodes of upstream's tree at one checkpoint. Every tile that it uses
 // was authenticated: the partial tiles of the right border hash to the signed root, and

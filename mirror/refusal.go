@@ -1,5 +1,7 @@
 package mirror
 
+import "time"
+
 // Values of Freshness.Source.
 const (
 	SourceLive     = "live"
@@ -39,14 +41,19 @@ const (
 	ReasonNotFound            = "NOT_FOUND"
 	ReasonInvalidRequest      = "INVALID_REQUEST"
 	ReasonDamaged             = "STORAGE_DAMAGED"
+	ReasonNotPinned           = "NOT_PINNED"       // and upstream cannot be asked
+	ReasonBudgetExhausted     = "BUDGET_EXHAUSTED" // of requests to upstream
+	ReasonUpstreamRefused     = "UPSTREAM_REFUSED" // what upstream gave does not verify
+	ReasonShardsUnknown       = "SHARDS_UNKNOWN"   // not every shard has a checkpoint
 )
 
 // Refusal is the answer "no" or "I do not know", with the reason.
 type Refusal struct {
 	Kind   Kind
-	Reason string // one of the Reason constants
-	Text   string // one sentence for a person
-	Err    error  // the cause, for the log of the daemon; may be nil
+	Reason string        // one of the Reason constants
+	Text   string        // one sentence for a person
+	After  time.Duration // when to ask again; 0 is unknown
+	Err    error         // the cause, for the log of the daemon; may be nil
 
 	// Freshness of the log when it refused.
 	Freshness Freshness

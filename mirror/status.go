@@ -31,6 +31,8 @@ const (
 	ProblemStorage      = "storage"
 	ProblemKey          = "key"    // the log's key is not known, so nothing can be verified
 	ProblemWindow       = "window" // the window lies beyond the log
+	ProblemEntry        = "entry"  // an entry, or what the log promised about it, does not verify
+	ProblemShard        = "shard"  // the shards of a service are not what they were
 )
 
 func problemReason(err error) string {
@@ -46,21 +48,27 @@ func problemReason(err error) string {
 		bundle    *BundleError
 		status    *StatusError
 		window    *WindowError
+		proof     *ProofError
+		entry     *EntryError
+		shards    *ShardError
 	)
 	for _, class := range []struct {
 		target any
 		reason string
 	}{
-		{&fork, ProblemFork}, {&store, ProblemStorage}, {&rollback, ProblemRollback},
+		{&fork, ProblemFork}, {&store, ProblemStorage}, {&entry, ProblemEntry}, {&rollback, ProblemRollback},
 		{&signature, ProblemSignature}, {&origin, ProblemOrigin}, {&malformed, ProblemMalformed},
 		{&bundle, ProblemBundle}, {&tile, ProblemTile}, {&format, ProblemMalformed}, {&status, ProblemRefused},
-		{&window, ProblemWindow},
+		{&window, ProblemWindow}, {&proof, ProblemInconsistent}, {&shards, ProblemShard},
 	} {
 		if errors.As(err, class.target) {
 			return class.reason
 		}
 	}
-	if errors.Is(err, storage.ErrInconsistent) {
+	switch {
+	case errors.Is(err, storage.ErrQuarantined):
+		return ProblemFork
+	case errors.Is(err, storage.ErrInconsistent):
 		return ProblemInconsistent
 	}
 	return ProblemUnreachable
@@ -92,6 +100,14 @@ func (m *Mirror) polled(err error) {
 	if err == nil {
 		m.liveness.last = time.Now()
 	}
+}
+
+// live says whether upstream can be asked, and its answers kept.
+func (m *Mirror) live() bool {
+	behind := m.isBehind()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.liveLocked() && !behind && m.tree.State().Evidence == nil
 }
 
 func (m *Mirror) liveLocked() bool {
@@ -280,7 +296,11 @@ type Status struct {
 	TreeSize      uint64  `json:"tree_size"`
 	RootHash      string  `json:"root_hash,omitempty"`
 	MirrorSize    uint64  `json:"mirror_size"`
-	HasCheckpoint bool    `json:"has_checkpoint"`
+	// TreeID, VirtualIndex (of the first entry) and Pins are of a shard of Rekor v1.
+	TreeID        string     `json:"tree_id,omitempty"`
+	VirtualIndex  *uint64    `json:"virtual_index,omitempty"`
+	Pins          *PinStatus `json:"pins,omitempty"`
+	HasCheckpoint bool       `json:"has_checkpoint"`
 	// NewestKnownSize is set while the database is older than what was held here before: it was
 	// restored from a backup, and has not caught up yet.
 	NewestKnownSize  uint64   `json:"newest_known_size,omitempty"`
@@ -329,6 +349,9 @@ func (m *Mirror) Status() Status {
 	s := m.tree.State()
 	f := m.freshness(s, nil)
 	st := Describe(m.cfg.Name, m.cfg.URL, s, m.cfg.Origin)
+	if m.shard != nil {
+		m.shard.describe(&st)
+	}
 	st.UpstreamState, st.Source, st.CheckpointAge = f.UpstreamState, f.Source, f.CheckpointAge.Seconds()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -411,4 +434,14 @@ func Describe(name, url string, s *storage.State, origin string) Status {
 		st.Evidence = &Evidence{At: ev.At, Reason: ev.Reason, First: string(ev.First), Second: string(ev.Second)}
 	}
 	return st
+}
+
+// IsProblem reports whether an error says that something is wrong with what was given, and not
+// that it could not be had.
+func IsProblem(err error) bool {
+	switch problemReason(err) {
+	case ProblemUnreachable, ProblemRefused, ProblemStorage, ProblemKey:
+		return false
+	}
+	return true
 }

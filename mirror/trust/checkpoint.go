@@ -80,6 +80,17 @@ func Open(raw []byte, origin string, keys []Key) (*Checkpoint, error) {
 	return c, nil
 }
 
+// Signer is Open that also returns which of the keys signed raw; of several the first one.
+func Signer(raw []byte, origin string, keys []Key) (*Checkpoint, Key, error) {
+	for _, k := range keys {
+		if c, err := Open(raw, origin, []Key{k}); err == nil {
+			return c, k, nil
+		}
+	}
+	c, err := Open(raw, origin, keys)
+	return c, Key{}, err
+}
+
 // Origin returns the first line of raw, unverified: who the note says it is from,
 // to look up the keys that Open needs. The error is a *MalformedError.
 func Origin(raw []byte) (string, error) {

@@ -132,6 +132,21 @@ func parseVkey(s string) (note.Verifier, error) {
 	return v, nil
 }
 
+// Public returns the public key; nil for a verifier key, which is for notes alone.
+func (k Key) Public() crypto.PublicKey { return k.public }
+
+// SPKI returns the DER SubjectPublicKeyInfo of the key; nil for a verifier key.
+func (k Key) SPKI() []byte {
+	if k.public == nil {
+		return nil
+	}
+	der, err := x509.MarshalPKIXPublicKey(k.public)
+	if err != nil {
+		return nil // of a type that supported refuses
+	}
+	return der
+}
+
 // verifier returns what verifies the signature lines of k under a checkpoint of
 // origin. The key ID follows from the form of the origin, as in sigstore-go.
 func (k Key) verifier(origin string) (note.Verifier, error) {

@@ -1,0 +1,142 @@
+package mirror
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/understudy-log/understudy/log/rekor"
+	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/storage"
+)
+
+// EntryError says that an entry, or what the log promised about it, does not verify.
+type EntryError struct {
+	Entry   string // UUID or virtual index
+	Problem string
+	Err     error // the cause; may be nil
+}
+
+func (e *EntryError) Error() string {
+	text := fmt.Sprintf("entry %s %s", e.Entry, e.Problem)
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+// Unwrap returns the cause.
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// promised verifies what the log promised about an entry: that it is the one with that name,
+// in this shard, at that virtual index, at that time. It returns the index in the shard's tree.
+func (sh *shard) promised(item *rekor.Item) (uint64, error) {
+	e := &item.Entry
+	fail := func(err error, format string, args ...any) (uint64, error) {
+		return 0, &EntryError{Entry: item.UUID.String(), Problem: fmt.Sprintf(format, args...), Err: err}
+	}
+	switch next := sh.next(); {
+	case item.UUID.TreeID != 0 && item.UUID.TreeID != sh.treeID:
+		return fail(nil, "is not of the shard %d", sh.treeID)
+	case storage.LeafHash(e.Body) != item.UUID.LeafHash:
+		return fail(nil, "has a body with another hash")
+	case e.LogIndex < sh.start():
+		return fail(nil, "has the virtual index %d; the shard begins at %d", e.LogIndex, sh.start())
+	case next != nil && e.LogIndex >= next.start():
+		return fail(nil, "has the virtual index %d; the next shard begins at %d", e.LogIndex, next.start())
+	case e.LogID != sh.logID:
+		return fail(nil, "has the log ID %s, and the key of the shard %s", e.LogID, sh.logID)
+	case len(e.SET) == 0:
+		return fail(nil, "came without a signed entry timestamp")
+	}
+	if err := e.VerifySET(sh.key.Public()); err != nil {
+		return fail(err, "has a bad signed entry timestamp")
+	}
+	if e.Attestation != nil {
+		switch of, _ := strings.CutPrefix(rekor.Attestation(e.Body), "sha256:"); {
+		case of == "": // nothing proves it
+			e.Attestation = nil
+		case of != hexSum(e.Attestation):
+			return fail(nil, "came with an attestation that is not the one that was signed")
+		}
+	}
+	index := e.LogIndex - sh.start()
+	if e.Proof != nil && e.Proof.Index != index {
+		return fail(nil, "has the virtual index %d, and its proof says %d + %d", e.LogIndex, sh.start(), e.Proof.Index)
+	}
+	return index, nil
+}
+
+// proven verifies an entry with its proof, down to the signatures, and returns it as a pin
+// that is not anchored yet.
+func (sh *shard) proven(item *rekor.Item) (*storage.Pin, error) {
+	index, err := sh.promised(item)
+	if err != nil {
+		return nil, err
+	}
+	proof := item.Entry.Proof
+	if proof == nil {
+		return nil, &EntryError{Entry: item.UUID.String(), Problem: "came without an inclusion proof"}
+	}
+	c, err := trust.Open(proof.Checkpoint, sh.origin, []trust.Key{sh.key})
+	if err == nil && !sh.trusted() {
+		err = &trust.SignatureError{Origin: sh.origin}
+	}
+	if err == nil && (c.Size != proof.TreeSize || c.Root != proof.RootHash) {
+		err = errors.New("it is for another tree than the proof")
+	}
+	if err != nil {
+		return nil, &EntryError{Entry: item.UUID.String(), Problem: "has a proof with a bad checkpoint", Err: err}
+	}
+	now := time.Now()
+	p := &storage.Pin{
+		Index: index, Entry: item.Entry.Body, Receipt: encodeReceipt(&item.Entry), Proof: proof.Hashes, At: now,
+		Keys:       rekor.StatementKeys(item.Entry.Attestation),
+		Checkpoint: storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw, FirstSeen: now, LastSeen: now},
+	}
+	if err := p.Verify(); err != nil {
+		return nil, &EntryError{Entry: item.UUID.String(), Problem: "has a bad inclusion proof", Err: err}
+	}
+	return p, nil
+}
+
+// A receipt is what the log promised about an entry and its leaf does not contain: version,
+// integrated time, SET, and attestation if there is one. Numbers are big endian.
+const receiptVersion = 1
+
+func encodeReceipt(e *rekor.Entry) []byte {
+	b := make([]byte, 0, 1+8+2+len(e.SET)+len(e.Attestation))
+	b = append(b, receiptVersion)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.IntegratedTime))
+	b = binary.AppendUvarint(b, uint64(len(e.SET)))
+	b = append(b, e.SET...)
+	return append(b, e.Attestation...)
+}
+
+// decodeReceipt puts a receipt into an entry.
+func decodeReceipt(e *rekor.Entry, b []byte) error {
+	if len(b) < 10 || b[0] != receiptVersion {
+		return errors.New("receipt is malformed")
+	}
+	e.IntegratedTime = int64(binary.BigEndian.Uint64(b[1:9]))
+	n, used := binary.Uvarint(b[9:])
+	if used <= 0 || used != len(binary.AppendUvarint(nil, n)) || n > uint64(len(b)-9-used) {
+		return errors.New("receipt is malformed")
+	}
+	b = b[9+used:]
+	e.SET = bytes.Clone(b[:n])
+	if len(b) > int(n) {
+		e.Attestation = bytes.Clone(b[n:])
+	}
+	return nil
+}
+
+func hexSum(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,128 @@
+package mirror_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/synthetic"
+)
+
+// TestRekorDiskCap: what was only read goes when it takes too much, what was not read for the
+// longest time first, and nothing else ever does.
+func TestRekorDiskCap(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := newRekorStage(t)
+		s.log.Active().Grow(500, synthetic.Tiny(5))
+		s.config = func(c *mirror.ServiceConfig) {
+			c.ReadThroughBytes, c.RequestsPerSecond = 30_000, 1000
+			c.Watch = []mirror.Watch{{First: 100, End: 150}}
+		}
+		imported := []uint64{3, 60, 61}
+		s.start().run()
+		s.settle(2 * rekorPoll)
+		for _, i := range imported {
+			shard := 0
+			if i >= 37 {
+				shard = 1
+			}
+			s.imports(file(t, s.log, shard, i-s.log.Start(shard)), i, false, true)
+		}
+		// kept returns what is pinned, by virtual index, and demands what must stay.
+		kept := func() (read []uint64) {
+			t.Helper()
+			var stay []uint64
+			for i := range 2 {
+				_, reasons := s.pins(i)
+				for index, r := range reasons {
+					if at := s.log.Start(i) + index; r == storage.PinRead {
+						read = append(read, at)
+					} else {
+						stay = append(stay, at)
+					}
+				}
+			}
+			slices.Sort(read)
+			slices.Sort(stay)
+			want := slices.Clone(imported)
+			for i := uint64(100); i < 150; i++ {
+				want = append(want, i)
+			}
+			if !slices.Equal(stay, want) {
+				t.Fatalf("watched and imported are %d, want %d", stay, want)
+			}
+			return read
+		}
+		kept()
+		for i := uint64(200); i < 300; i++ {
+			s.get(byIndex(i), i)
+			s.get(byIndex(200), 200) // used all the time
+			s.get(byIndex(120), 120)
+			s.settle(time.Second) // a pin has a time
+		}
+		read := kept()
+		n := uint64(len(read))
+		if n < 15 || n > 60 {
+			t.Fatalf("%d pins were kept", n)
+		}
+		want := []uint64{200}
+		for i := 300 - (n - 1); i < 300; i++ {
+			want = append(want, i)
+		}
+		if !slices.Equal(read, want) {
+			t.Errorf("of what was read %d are kept, want %d", read, want)
+		}
+		s.log.Refuse(true) // an evicted one is not absent
+		s.settle(2 * rekorPoll)
+		s.refused(byIndex(201), mirror.Unavailable, mirror.ReasonNotPinned)
+		s.get(byIndex(299), 299)
+		s.log.Refuse(false)
+		count := s.mirrorOf(1).Status().Pins
+		if want := n + uint64(len(imported)-1) + 50; count == nil || count.Count != want || count.Kept != 52 || count.Evicted != 100-n || count.Unlinked != 0 {
+			t.Errorf("status %+v, want %d pins", count, want)
+		}
+
+		// After a restart the count is the same, and those go first that were pinned first.
+		s.reopen().run()
+		s.settle(2 * rekorPoll)
+		if got := s.mirrorOf(1).Status().Pins; got.Count != count.Count || got.Bytes != count.Bytes || got.Kept != count.Kept {
+			t.Errorf("status %+v after a restart, %+v before", got, count)
+		}
+		if got := kept(); !slices.Equal(got, want) {
+			t.Errorf("%d are kept after a restart", got)
+		}
+		s.get(byIndex(400), 400)
+		if got := kept(); slices.Contains(got, 200) || !slices.Contains(got, 300-(n-1)) || !slices.Contains(got, 400) {
+			t.Errorf("%d are kept after one more", got)
+		}
+
+		// What is no longer watched may go.
+		s.config = func(c *mirror.ServiceConfig) { c.ReadThroughBytes, c.RequestsPerSecond = 30_000, 1000 }
+		s.reopen().run()
+		s.settle(2 * rekorPoll)
+		for i := uint64(401); i < 500; i++ {
+			s.get(byIndex(i), i)
+		}
+		_, reasons := s.pins(1)
+		for index, r := range reasons {
+			if at := index + 37; (at == 60 || at == 61) != (r&storage.PinImported != 0) || r&storage.PinWatched != 0 || at >= 100 && at < 150 {
+				t.Errorf("pin %d has the reasons %b", at, r)
+			}
+		}
+		if _, reasons := s.pins(0); reasons[3]&storage.PinImported == 0 {
+			t.Error("an imported pin is gone")
+		}
+
+		// A smaller cap takes hold with the next miss. One pin is kept whatever it takes.
+		s.config = func(c *mirror.ServiceConfig) { c.ReadThroughBytes = 1 }
+		s.reopen().run()
+		s.settle(2 * rekorPoll)
+		s.get(byIndex(300), 300)
+		if n, _ := s.pins(1); n != 3 {
+			t.Errorf("%d pins are kept of one, and two imported", n)
+		}
+		s.close()
+	})
+}
