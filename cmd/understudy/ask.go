@@ -82,6 +82,17 @@ func (q *question) pick(c *Config) (*LogConfig, error) {
 	var names []string
 	for i := range c.Logs {
 		log := &c.Logs[i]
+		if log.isService() {
+			// Its shards are not in the configuration; each is asked about by its origin, or as
+			// NAME/TREE-ID. The origin of the latter is not known without the daemon.
+			if shardOrigin.MatchString(q.origin) {
+				shard := *log
+				shard.Origin = q.origin
+				return &shard, nil
+			}
+			names = append(names, fmt.Sprintf("the shards of %q (--origin \"HOST - TREE-ID\", as \"understudy status\" shows them)", log.Name))
+			continue
+		}
 		if q.name != "" && log.Name == q.name || q.origin != "" && log.Origin == q.origin {
 			return log, nil
 		}
@@ -93,8 +104,8 @@ func (q *question) pick(c *Config) (*LogConfig, error) {
 		return nil, fmt.Errorf("no log has the name %q; configured are %s", q.name, list)
 	case q.origin != "":
 		return nil, fmt.Errorf("no log has the origin %q; configured are %s", q.origin, list)
-	case len(c.Logs) > 1:
-		return nil, fmt.Errorf("more than one log is configured; choose with --origin or --log: %s", list)
+	case len(c.Logs) > 1 || c.Logs[0].isService():
+		return nil, fmt.Errorf("more than one log is mirrored; choose with --origin or --log: %s", list)
 	}
 	return &c.Logs[0], nil
 }
@@ -167,7 +178,8 @@ func connectHeld(c *Config, log *LogConfig) (_ *grpc.ClientConn, _ func() error,
 	if err != nil {
 		return nil, nil, err
 	}
-	server := rpc.NewServer([]*mirror.Mirror{m}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	mirrors := func() []*mirror.Mirror { return []*mirror.Mirror{m} }
+	server := rpc.NewServer(rpc.Config{Mirrors: mirrors, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	l := bufconn.Listen(1 << 20)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(l) }) // ends with Stop

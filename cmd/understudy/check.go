@@ -100,7 +100,7 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 		}
 		printReport(out, report, keyErr)
 		if repair && len(report.Problems) > 0 {
-			if report, err = repairTree(ctx, c, tree, o, out); err != nil {
+			if report, err = repairTree(ctx, c, db, tree, o, out); err != nil {
 				return err
 			}
 			printReport(out, report, keyErr)
@@ -125,14 +125,20 @@ const maxProblems = 100
 
 // repairTree puts back what a check found, and checks again. Repairing uncovers damage that
 // was hidden, so it goes on while that leads anywhere.
-func repairTree(ctx context.Context, c *Config, tree *storage.Tree, o storage.CheckOptions, out io.Writer) (report storage.Report, err error) {
+func repairTree(ctx context.Context, c *Config, db *storage.DB, tree *storage.Tree, o storage.CheckOptions, out io.Writer) (report storage.Report, err error) {
 	repair := func(ctx context.Context) (storage.Repaired, error) { return tree.Repair(ctx, storage.Elsewhere{}) }
-	for _, log := range c.Logs {
-		if log.Origin == tree.Origin() {
-			m, err := mirror.New(c.mirror(log, tree))
-			if err != nil {
-				return report, err
-			}
+	for i, log := range c.Logs {
+		var m *mirror.Mirror
+		switch {
+		case log.isService() && shardOrigin.MatchString(tree.Origin()):
+			m, err = c.heldShard(i, db, tree.Origin())
+		case log.Origin == tree.Origin():
+			m, err = mirror.New(c.mirror(log, tree))
+		}
+		if err != nil {
+			return report, err
+		}
+		if m != nil {
 			repair = m.Repair
 		}
 	}

@@ -61,7 +61,8 @@ type Listen struct {
 type LogConfig struct {
 	// Name stands in metrics and messages; default: the origin.
 	Name string `yaml:"name"`
-	// Source is how the log is read: tiles (C2SP tlog-tiles).
+	// Source is how the log is read: tiles (C2SP tlog-tiles), or rekor-v1, which is a service
+	// with all its shards.
 	Source string `yaml:"source"`
 	// URL is the log's monitoring prefix.
 	URL string `yaml:"url"`
@@ -88,6 +89,21 @@ type LogConfig struct {
 	RequestsPerSecond float64 `yaml:"requests_per_second"`
 	// StaleAfter is Config.StaleAfter for this log.
 	StaleAfter Duration `yaml:"stale_after"`
+
+	// PublicKeys are those of the shards of a Rekor v1 service, as PublicKey; empty: they come
+	// from the trusted root, by host. The keys below are of such services too.
+	PublicKeys []string `yaml:"public_keys"`
+	// Shards is the coverage of shards that differ from Coverage, by tree ID.
+	Shards map[string]string `yaml:"shards"`
+	// Watch names entries that are pinned as soon as they can be found.
+	Watch []WatchConfig `yaml:"watch"`
+	// WatchEvery is the time between two searches for them.
+	WatchEvery Duration `yaml:"watch_every"`
+	// MissesPerSecond is how many entries that are not held each client may have fetched, with
+	// a burst of twice that; default: RequestsPerSecond.
+	MissesPerSecond float64 `yaml:"misses_per_second"`
+	// ReadThroughMiB is the disk space for entries that were only read, in MiB.
+	ReadThroughMiB int64 `yaml:"read_through_mib"`
 }
 
 // SourceConfig is a further place that has a log.
@@ -226,8 +242,17 @@ func parseConfig(name string, data []byte) (*Config, error) {
 	c.DataDir = relativeTo(dir, c.DataDir)
 	c.TrustedRoot = relativeTo(dir, c.TrustedRoot)
 	for i := range c.Logs {
-		if log := &c.Logs[i]; !log.keyIsInline() {
+		log := &c.Logs[i]
+		if !isInlineKey(log.PublicKey) {
 			log.PublicKey = relativeTo(dir, log.PublicKey)
+		}
+		for j, key := range log.PublicKeys {
+			if !isInlineKey(key) {
+				log.PublicKeys[j] = relativeTo(dir, key)
+			}
+		}
+		for j := range log.Watch {
+			log.Watch[j].PublicKey = relativeTo(dir, log.Watch[j].PublicKey)
 		}
 	}
 	return c, nil
@@ -240,9 +265,9 @@ func relativeTo(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// keyIsInline reports whether PublicKey is a key, not the name of its file.
-func (l *LogConfig) keyIsInline() bool {
-	return vkeyText.MatchString(l.PublicKey) || strings.Contains(l.PublicKey, "-----BEGIN ")
+// isInlineKey reports whether a public key is a key, not the name of its file.
+func isInlineKey(key string) bool {
+	return vkeyText.MatchString(key) || strings.Contains(key, "-----BEGIN ")
 }
 
 // complete sets what was left out and checks every value.
@@ -265,17 +290,22 @@ func (c *Config) complete() error {
 	if len(c.Logs) == 0 {
 		return c.mistake("no log to mirror; \"logs\" must list at least one", "logs")
 	}
-	names, origins := map[string]bool{}, map[string]bool{}
+	names, origins, services := map[string]bool{}, map[string]bool{}, 0
 	for i := range c.Logs {
 		log := &c.Logs[i]
 		if err := c.completeLog(i, log); err != nil {
 			return err
 		}
-		if origins[log.Origin] {
+		if log.isService() {
+			services++
+		} else if origins[log.Origin] {
 			return c.mistake(fmt.Sprintf("the origin %q is used twice", log.Origin), "logs", i, "origin")
 		}
 		if names[log.Name] {
 			return c.mistake(fmt.Sprintf("the name %q is used twice", log.Name), "logs", i, "name")
+		}
+		if services > 1 {
+			return c.mistake("a second Rekor v1 service; its API has one address, so one of them is served: run another understudy for this one", "logs", i, "source")
 		}
 		names[log.Name], origins[log.Origin] = true, true
 	}
@@ -303,6 +333,9 @@ func (c *Config) completeListen() error {
 }
 
 func (c *Config) completeLog(i int, log *LogConfig) error {
+	if log.isService() {
+		return c.completeService(i, log)
+	}
 	setDefault(&log.Name, log.Origin)
 	setDefault(&log.Source, "tiles")
 	setDefault(&log.Coverage, "full")
@@ -316,12 +349,10 @@ func (c *Config) completeLog(i int, log *LogConfig) error {
 		return c.mistake("origin and name must be one line each", "logs", i)
 	case log.URL == "":
 		return c.mistake("a log without \"url\", where its checkpoint and tiles are", "logs", i)
-	case log.Source == "rekor-v1":
-		return c.mistake("the source \"rekor-v1\" is not in this version; it has \"tiles\"", "logs", i, "source")
 	case log.Source != "tiles":
-		return c.mistake(c.oneOf(log.Source, "tiles"), "logs", i, "source")
-	case log.Coverage == "pinned":
-		return c.mistake("the coverage \"pinned\" is not in this version; it has \"full\" and \"window\"", "logs", i, "coverage")
+		return c.mistake(c.oneOf(log.Source, "tiles", sourceRekorV1), "logs", i, "source")
+	case log.Coverage == string(mirror.CoveragePinned):
+		return c.mistake("the coverage \"pinned\" is for Rekor v1; a log of tiles has \"full\" and \"window\"", "logs", i, "coverage")
 	case log.Coverage != "full" && log.Coverage != "window":
 		return c.mistake(c.oneOf(log.Coverage, "full", "window"), "logs", i, "coverage")
 	case !(log.RequestsPerSecond > 0):
@@ -331,6 +362,17 @@ func (c *Config) completeLog(i int, log *LogConfig) error {
 		return c.mistake(fmt.Sprintf("%q is not the address of a log; write it like https://log.example.com/api/v2", log.URL), "logs", i, "url")
 	}
 	log.URL = strings.TrimRight(log.URL, "/")
+	for _, part := range []struct {
+		key string
+		set bool
+	}{
+		{"public_keys", len(log.PublicKeys) > 0}, {"shards", len(log.Shards) > 0}, {"watch", len(log.Watch) > 0}, {"watch_every", log.WatchEvery > 0},
+		{"misses_per_second", log.MissesPerSecond != 0}, {"read_through_mib", log.ReadThroughMiB != 0},
+	} {
+		if part.set {
+			return c.mistake(fmt.Sprintf("%s is for a Rekor v1 service: it needs \"source: rekor-v1\"", part.key), "logs", i, part.key)
+		}
+	}
 	for j := range log.Sources {
 		source := &log.Sources[j]
 		if !isLogURL(source.URL) {

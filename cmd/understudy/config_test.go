@@ -4,11 +4,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
 )
 
@@ -37,8 +39,9 @@ func TestConfigMistakes(t *testing.T) {
 		{"logs: 5\n", `1:7: a list belongs here, not a number`},
 		{"- a\n", `1:1: a mapping belongs here, not a list`},
 		{oneLog + "    source: tile\n", `5:13: unknown value "tile"; did you mean "tiles"?`},
-		{oneLog + "    source: rekor-v1\n", `5:13: the source "rekor-v1" is not in this version; it has "tiles"`},
-		{oneLog + "    coverage: pinned\n", `5:15: the coverage "pinned" is not in this version; it has "full" and "window"`},
+		{oneLog + "    source: rekor-v1\n", `4:13: origin does not belong here: a Rekor v1 service has one origin for each shard, which it tells itself`},
+		{oneLog + "    watch: [{digest: abc}]\n", `5:12: watch is for a Rekor v1 service: it needs "source: rekor-v1"`},
+		{oneLog + "    coverage: pinned\n", `5:15: the coverage "pinned" is for Rekor v1; a log of tiles has "full" and "window"`},
 		{oneLog + "    coverage: everything\n", `5:15: unknown value "everything"; known here: full, window`},
 		{oneLog + "    coverage: window\n", `5:15: a window needs "minimum_index", where it begins, or "window", how many of the last entries it has`},
 		{oneLog + "    coverage: window\n    minimum_index: 8200\n", `6:20: minimum_index must be a multiple of 256: 8192 or 8448`},
@@ -83,6 +86,91 @@ func TestConfigMistakes(t *testing.T) {
 	}
 }
 
+const oneService = "logs:\n  - name: rekor\n    source: rekor-v1\n    url: https://rekor.example\n"
+
+// publicService is the public one, whose active shard must not be copied.
+const publicService = "logs:\n  - name: rekor\n    source: rekor-v1\n    url: https://REKOR.sigstore.dev/\n"
+
+func TestConfigServiceMistakes(t *testing.T) {
+	for _, test := range []struct{ in, want string }{
+		{"logs:\n  - source: rekor-v1\n    url: https://rekor.example\n", `2:5: a Rekor v1 service without "name"`},
+		{"logs:\n  - {name: a/b, source: rekor-v1, url: 'https://rekor.example'}\n", `2:12: name must be one line without a slash: those of its shards are NAME/TREE-ID`},
+		{"logs:\n  - {name: a, source: rekor-v1}\n", `2:5: a Rekor v1 service without "url", its address in front of /api/v1`},
+		{oneService + "    public_key: a.pem\n", `5:17: public_key does not belong here: a Rekor v1 service has one key for each shard: list them under "public_keys"`},
+		{oneService + "    coverage: most\n", `5:15: unknown value "most"; known here: pinned, window, full`},
+		{oneService + "    shards: {\"12x\": full}\n", `5:21: "12x" is no tree ID`},
+		{oneService + "    shards: {\"12\": fulll}\n", `5:20: unknown value "fulll"; did you mean "full"?`},
+		{oneService + "    coverage: window\n", `5:15: a window needs "window", how many of the last entries of each shard it has`},
+		{oneService + "    window: 100\n", `5:13: window needs "coverage: window"`},
+		{oneService + "    requests_per_second: -1\n", `5:26: requests_per_second must be positive`},
+		{oneService + "    misses_per_second: -1\n", `5:24: misses_per_second must be positive`},
+		{oneService + "    read_through_mib: -1\n", `5:23: read_through_mib must be between 1 and 1073741824`},
+		{oneService + "    watch: [{digest: abc}]\n", `5:13: "abc" is no digest; write it like sha256: and 64 hex digits`},
+		{oneService + "    watch: [{identity: '**'}]\n", `5:13: an identity of * alone watches everything; a copy does that: coverage full`},
+		{oneService + "    watch: [{uuid: '12'}]\n", `5:13: UUID of 2 characters, want 64 or 80 hex digits`},
+		{oneService + "    watch: [{indexes: 200-100}]\n", `5:23: no range of indexes; write it like 100-200`},
+		{oneService + "    watch: [{}]\n", `5:13: each watch has exactly one of digest, identity, public_key, uuid, indexes`},
+		{oneService + "    watch: [{identity: a@b.example, indexes: 1-2}]\n", `5:13: each watch has exactly one of digest, identity, public_key, uuid, indexes`},
+		{oneService + "    watch: [{digests: x}]\n", `5:14: unknown key "digests"; did you mean "digest"?`},
+		{oneService + "  - {name: other, source: rekor-v1, url: 'https://b.example'}\n", `5:27: a second Rekor v1 service; its API has one address, so one of them is served: run another understudy for this one`},
+		{publicService + "    coverage: full\n", `5:15: coverage "full" is not possible here: ` + tooLarge},
+		{publicService + "    coverage: window\n    window: 1000\n", `5:15: coverage "window" is not possible here: ` + tooLarge},
+		{publicService + "    shards: {\"1193050959916656506\": full}\n", `5:37: coverage "full" is not possible for shard 1193050959916656506: ` + tooLarge},
+	} {
+		_, err := parseConfig("c.yaml", []byte(test.in))
+		if err == nil || err.Error() != "c.yaml:"+test.want {
+			t.Errorf("%q:\n got %v\nwant c.yaml:%s", test.in, err, test.want)
+		}
+	}
+}
+
+// TestConfigService holds what a whole configuration of a service means.
+func TestConfigService(t *testing.T) {
+	dir := t.TempDir()
+	key := "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE2G2Y+2tabdTV5BcGiBIx0a9fAFwr\nkBbmLSGtks4L3qX6yYY0zufBnhC8Ur/iy55GhWP/9A/bY2LhC30M9+RYtw==\n-----END PUBLIC KEY-----\n"
+	if err := os.WriteFile(filepath.Join(dir, "key.pem"), []byte(key), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseConfig(filepath.Join(dir, "c.yaml"), []byte(publicService+`    public_keys: [shard-a.pem, shard-b.pem]
+    coverage: pinned
+    shards: {"3904496407287907110": full}
+    poll: 10s
+    requests_per_second: 4
+    watch: [{digest: "SHA256:`+strings.Repeat("ab", 32)+`"}, {identity: "*@example.com"}, {identity: a@example.com}, {identity: "https://a.example/b@c"}, {public_key: key.pem}, {uuid: `+strings.Repeat("0a", 32)+`}, {indexes: 100-200}, {indexes: 7}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := c.Logs[0]
+	if log.URL != "https://REKOR.sigstore.dev" || log.MissesPerSecond != 4 || log.PublicKeys[1] != filepath.Join(dir, "shard-b.pem") {
+		t.Errorf("got %+v", log)
+	}
+	s, err := c.service(0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Coverage != mirror.CoveragePinned || !reflect.DeepEqual(s.Shards, map[uint64]mirror.Coverage{3904496407287907110: mirror.CoverageFull}) || s.Poll != 10*time.Second || s.ReadThroughBytes != 1<<30 {
+		t.Errorf("got %+v", s)
+	}
+	uuid, err := rekor.ParseUUID(strings.Repeat("0a", 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []mirror.Watch{
+		{Query: &rekor.Query{Hash: "sha256:" + strings.Repeat("ab", 32)}},
+		{Identity: "*@example.com"},
+		{Query: &rekor.Query{Email: "a@example.com"}},
+		{Query: &rekor.Query{Subject: "https://a.example/b@c"}},
+		{Query: &rekor.Query{Format: "x509", PublicKey: []byte(key)}},
+		{UUID: &uuid},
+		{First: 100, End: 201},
+		{First: 7, End: 8},
+	}
+	if !reflect.DeepEqual(s.Watch, want) {
+		t.Errorf("got  %+v\nwant %+v", s.Watch, want)
+	}
+}
+
 func TestConfigDefaults(t *testing.T) {
 	c, err := parseConfig(filepath.Join("etc", "c.yaml"), []byte(oneLog))
 	if err != nil {
@@ -112,6 +200,17 @@ func TestConfigBuiltIn(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	// What stands there commented out is right as well, once it is uncommented.
+	head, service, ok := strings.Cut(initialConfig, "  #- name: rekor\n")
+	if !ok {
+		t.Fatal("no Rekor v1 service in the initial configuration")
+	}
+	service = regexp.MustCompile(`(?m)^  #`).ReplaceAllString("  #- name: rekor\n"+service, "  ")
+	service = regexp.MustCompile(`(?m)^    #(\S|  -)`).ReplaceAllString(service, "    $1")
+	if c, err := parseConfig("understudy.yaml", []byte(head+service)); err != nil {
+		t.Error(err)
+	} else if log := c.Logs[1]; !log.isService() || len(log.Watch) != 5 || len(log.PublicKeys) != 2 || time.Duration(log.WatchEvery) != time.Hour {
+		t.Errorf("got %+v", log)
+	}
 	all := strings.NewReplacer("#trusted", "trusted", "#stale", "stale", "#contact", "contact", "#log_level", "log_level", "#public", "public", "#sources", "sources").Replace(initialConfig)
 	if _, err := parseConfig("understudy.yaml", []byte(all)); err != nil {
 		t.Error(err)

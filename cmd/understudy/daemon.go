@@ -32,25 +32,52 @@ type daemon struct {
 	logger   *slog.Logger
 	registry *prometheus.Registry
 	logs     []*follower
+
+	known sync.Map // keys ([]trust.Key) of logs by origin, once they are known
 }
 
 // follower is one configured log.
 type follower struct {
-	config LogConfig
-	mirror *mirror.Mirror // nil if its tree is damaged
-	keys   []trust.Key    // none as long as they are not known
+	config  LogConfig
+	mirror  *mirror.Mirror  // nil if its tree is damaged, or it is a service
+	service *mirror.Service // nil if a tree of it is damaged, or it is a single log
+	keys    []trust.Key     // none as long as they are not known
 
 	damage *mirror.Problem // why there is no mirror; a mirror knows its problems itself
 }
 
-func (f *follower) status() mirror.Status {
-	if f.mirror != nil {
-		return f.mirror.Status()
+func (f *follower) statuses() []mirror.Status {
+	switch {
+	case f.mirror != nil:
+		return []mirror.Status{f.mirror.Status()}
+	case f.service != nil:
+		return f.service.Statuses()
 	}
-	return mirror.Status{
-		Name: f.config.Name, Origin: f.config.Origin, OriginHash: mirror.OriginHash(f.config.Origin),
-		URL: f.config.URL, Coverage: f.config.Coverage, Problem: f.damage,
+	s := mirror.Status{Name: f.config.Name, Origin: f.config.Origin, URL: f.config.URL, Coverage: f.config.Coverage, Problem: f.damage}
+	if s.Origin != "" {
+		s.OriginHash = mirror.OriginHash(s.Origin)
 	}
+	return []mirror.Status{s}
+}
+
+// mirrors are those of the log, or of the shards that are known now.
+func (f *follower) mirrors() []*mirror.Mirror {
+	switch {
+	case f.mirror != nil:
+		return []*mirror.Mirror{f.mirror}
+	case f.service != nil:
+		return f.service.Mirrors()
+	}
+	return nil
+}
+
+// unkeyed tells the status why nothing can be verified.
+func (f *follower) unkeyed(err error) {
+	if f.service != nil {
+		f.service.Unkeyed(err)
+		return
+	}
+	f.mirror.Unkeyed(err)
 }
 
 // newDaemon opens the tree of every configured log.
@@ -59,13 +86,19 @@ func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest,
 	d.registerMetrics()
 	metrics := mirror.NewMetrics(d.registry)
 	held := db.Origins()
-	for _, log := range c.Logs {
-		f, err := d.newFollower(log, metrics)
+	for i, log := range c.Logs {
+		add := d.newFollower
+		if log.isService() {
+			add = d.newServiceFollower
+		}
+		f, err := add(i, metrics)
 		if err != nil {
 			return nil, err
 		}
 		d.logs = append(d.logs, f)
-		held = slices.DeleteFunc(held, func(origin string) bool { return origin == log.Origin })
+		held = slices.DeleteFunc(held, func(origin string) bool {
+			return origin == log.Origin || log.isService() && (f.service == nil || slices.ContainsFunc(f.mirrors(), func(m *mirror.Mirror) bool { return m.Origin() == origin }))
+		})
 	}
 	if len(held) > 0 {
 		logger.Warn("the data directory holds logs that are not configured; they are kept, but neither followed nor served", "origins", held)
@@ -75,7 +108,8 @@ func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest,
 
 // newFollower opens or makes the tree of one log. A tree that is damaged stops that
 // log, not the daemon.
-func (d *daemon) newFollower(log LogConfig, metrics *mirror.Metrics) (*follower, error) {
+func (d *daemon) newFollower(i int, metrics *mirror.Metrics) (*follower, error) {
+	log := d.config.Logs[i]
 	f := &follower{config: log}
 	tree, err := d.db.OpenTree(log.Origin)
 	if errors.Is(err, storage.ErrNotExist) {
@@ -97,6 +131,24 @@ func (d *daemon) newFollower(log LogConfig, metrics *mirror.Metrics) (*follower,
 	return f, nil
 }
 
+// newServiceFollower opens the trees of a Rekor v1 service. One that is damaged stops the
+// service, not the daemon.
+func (d *daemon) newServiceFollower(i int, metrics *mirror.Metrics) (*follower, error) {
+	f := &follower{config: d.config.Logs[i]}
+	cfg, err := d.config.service(i, d.db)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, metrics
+	if f.service, err = mirror.NewService(cfg); err != nil {
+		d.logger.Error("this service is not served: what is stored of it cannot be used; run \"understudy check\" and restore a backup", "log", f.config.Name, "error", err)
+		f.damage = &mirror.Problem{Reason: mirror.ProblemStorage, Text: err.Error(), Since: time.Now()}
+		return f, nil
+	}
+	d.findKeys(f)
+	return f, nil
+}
+
 // mirror is what a log's mirror is made from.
 func (c *Config) mirror(log LogConfig, tree *storage.Tree) mirror.Config {
 	return mirror.Config{
@@ -110,10 +162,16 @@ func (c *Config) mirror(log LogConfig, tree *storage.Tree) mirror.Config {
 // findKeys looks for the keys of a log, and tells its status when there are none.
 func (d *daemon) findKeys(f *follower) {
 	var err error
-	if f.keys, err = d.keys.keys(f.config.Origin); err == nil {
+	if f.service != nil {
+		f.keys, err = d.keys.serviceKeys(&f.config)
+	} else {
+		f.keys, err = d.keys.keys(f.config.Origin)
+	}
+	if err == nil {
+		d.known.Store(f.config.Origin, f.keys)
 		return
 	}
-	f.mirror.Unkeyed(err)
+	f.unkeyed(err)
 	if d.keys.root != nil {
 		d.logger.Error("this log is not followed; what is held stays served", "log", f.config.Name, "error", err)
 	}
@@ -140,17 +198,16 @@ func (d *daemon) registerMetrics() {
 // run serves and follows until ctx ends or something breaks.
 func (d *daemon) run(ctx context.Context, l *listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
-	mirrors := d.mirrors()
 	group.Go(func() error {
-		h := rest.NewPublic(rest.PublicConfig{Mirrors: mirrors, Logger: d.logger, Registerer: d.registry})
+		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), Logger: d.logger, Registerer: d.registry})
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
-		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Gatherer: d.registry})
+		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Gatherer: d.registry})
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
 	group.Go(func() error {
-		return serveGRPC(ctx, l.grpc, rpc.NewServer(mirrors, d.logger, d.registry), 4*time.Second)
+		return serveGRPC(ctx, l.grpc, rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Services: d.services(), Keys: d.logKeys, Logger: d.logger, Registerer: d.registry}), 4*time.Second)
 	})
 	d.logger.Info("serving", "version", version(), "data_dir", d.config.DataDir, "logs", len(d.logs),
 		"http", l.http.Addr().String(), "grpc", l.grpc.Addr().String(), "admin", l.admin.Addr().String())
@@ -163,11 +220,34 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 func (d *daemon) mirrors() []*mirror.Mirror {
 	var mirrors []*mirror.Mirror
 	for _, f := range d.logs {
-		if f.mirror != nil {
-			mirrors = append(mirrors, f.mirror)
-		}
+		mirrors = append(mirrors, f.mirrors()...)
 	}
 	return mirrors
+}
+
+// logKeys returns the keys of a log, as far as they are known now.
+func (d *daemon) logKeys(origin string) []trust.Key {
+	keys, _ := d.known.Load(origin)
+	known, _ := keys.([]trust.Key)
+	return known
+}
+
+// services are those of Rekor v1.
+func (d *daemon) services() []*mirror.Service {
+	if s := d.service(); s != nil {
+		return []*mirror.Service{s}
+	}
+	return nil
+}
+
+// service is the Rekor v1 service that is served; nil if there is none.
+func (d *daemon) service() *mirror.Service {
+	for _, f := range d.logs {
+		if f.service != nil {
+			return f.service
+		}
+	}
+	return nil
 }
 
 // follow runs every mirror whose key is known, and those whose key has to be fetched
@@ -178,7 +258,7 @@ func (d *daemon) follow(ctx context.Context) {
 	var waiting []*follower
 	for _, f := range d.logs {
 		switch {
-		case f.mirror == nil:
+		case f.mirror == nil && f.service == nil:
 		case f.keys != nil:
 			running.Go(func() { d.runMirror(ctx, f) })
 		case d.keys.root == nil:
@@ -190,7 +270,7 @@ func (d *daemon) follow(ctx context.Context) {
 	}
 	err := d.keys.fetch(ctx, d.config.tufDir(), d.logger, func(err error) {
 		for _, f := range waiting {
-			f.mirror.Unkeyed(err)
+			f.unkeyed(err)
 		}
 	})
 	if err != nil {
@@ -206,7 +286,13 @@ func (d *daemon) follow(ctx context.Context) {
 // runMirror follows one log until ctx ends. Damage in its tree stops that log alone;
 // a disk that failed ends the daemon by way of storage.Options.Fatal.
 func (d *daemon) runMirror(ctx context.Context, f *follower) {
-	if err := f.mirror.Run(ctx, f.keys); err != nil {
+	var run func(context.Context, []trust.Key) error
+	if f.service != nil {
+		run = f.service.Run
+	} else {
+		run = f.mirror.Run
+	}
+	if err := run(ctx, f.keys); err != nil {
 		d.logger.Error("this log is not followed any more; what can be read stays served: run \"understudy check\"", "log", f.config.Name, "error", err)
 	}
 }
@@ -214,7 +300,7 @@ func (d *daemon) runMirror(ctx context.Context, f *follower) {
 func (d *daemon) status() rest.Status {
 	s := rest.Status{Version: version(), DataDir: d.config.absoluteDataDir(), Running: true, StorageBytes: d.db.DiskUsage()}
 	for _, f := range d.logs {
-		s.Logs = append(s.Logs, f.status())
+		s.Logs = append(s.Logs, f.statuses()...)
 	}
 	return s
 }

@@ -68,7 +68,7 @@ func TestKeyComesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	late, unlisted := d.logs[0], d.logs[1]
-	if p := late.status().Problem; p == nil || p.Reason != mirror.ProblemKey {
+	if p := late.statuses()[0].Problem; p == nil || p.Reason != mirror.ProblemKey {
 		t.Errorf("before: %+v", p)
 	}
 	wantListed(t, d, "late", "no key is known for")
@@ -78,19 +78,19 @@ func TestKeyComesLate(t *testing.T) {
 	<-failed
 	for {
 		changed := late.mirror.Tree().Changed()
-		if late.status().MirrorSize == 1000 {
+		if late.statuses()[0].MirrorSize == 1000 {
 			break
 		}
 		select {
 		case <-changed:
 		case <-time.After(20 * time.Second):
-			t.Fatalf("not followed: %+v", late.status())
+			t.Fatalf("not followed: %+v", late.statuses()[0])
 		}
 	}
-	if p := late.status().Problem; p != nil {
+	if p := late.statuses()[0].Problem; p != nil {
 		t.Errorf("after: %+v", p)
 	}
-	if p := unlisted.status().Problem; p == nil || !strings.Contains(p.Text, "the public trusted root lists no key") {
+	if p := unlisted.statuses()[0].Problem; p == nil || !strings.Contains(p.Text, "the public trusted root lists no key") {
 		t.Errorf("unlisted: %+v", p)
 	}
 	wantListed(t, d, "late", "")
@@ -102,7 +102,7 @@ func TestKeyComesLate(t *testing.T) {
 // wantListed demands that /logs and ListLogs say why a log is not followed.
 func wantListed(t *testing.T, d *daemon, name, problem string) {
 	t.Helper()
-	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors(), Logger: d.logger, Registerer: prometheus.NewRegistry()})
+	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Logger: d.logger, Registerer: prometheus.NewRegistry()})
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest("GET", "/logs", nil))
 	var logs []mirror.Status
@@ -116,7 +116,7 @@ func wantListed(t *testing.T, d *daemon, name, problem string) {
 	}
 
 	l := bufconn.Listen(1 << 16)
-	server := rpc.NewServer(d.mirrors(), d.logger, prometheus.NewRegistry())
+	server := rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Logger: d.logger, Registerer: prometheus.NewRegistry()})
 	go server.Serve(l)
 	defer server.Stop()
 	conn, err := grpc.NewClient("passthrough:memory", grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -159,9 +159,9 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors(), Logger: d.logger, Registerer: d.registry})
+	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Logger: d.logger, Registerer: d.registry})
 	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/logs", nil))
-	rpc.NewServer(d.mirrors(), d.logger, d.registry)
+	rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Logger: d.logger, Registerer: d.registry})
 	families, err := d.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -251,7 +251,7 @@ func TestServeGRPCStops(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- serveGRPC(ctx, l, rpc.NewServer(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry()), 50*time.Millisecond)
+		done <- serveGRPC(ctx, l, rpc.NewServer(rpc.Config{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()}), 50*time.Millisecond)
 	}()
 	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -288,7 +288,7 @@ func TestServeGRPCStopsBeforeItBegins(t *testing.T) {
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		stop()
-		if err := serveGRPC(ctx, l, rpc.NewServer(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry()), time.Second); err != nil {
+		if err := serveGRPC(ctx, l, rpc.NewServer(rpc.Config{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()}), time.Second); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -50,16 +51,22 @@ func (c *Config) openOrCreate(o storage.Options) (*storage.DB, error) {
 	if exists {
 		open = storage.Open
 	}
-	db, err := open(c.databaseDir(), o)
+	db, err := open(c.databaseDir(), indexed(o))
 	if err != nil {
 		return nil, c.explainDatabase(err)
 	}
 	return db, nil
 }
 
+// indexed makes a database keep an index for searches.
+func indexed(o storage.Options) storage.Options {
+	o.SearchKeys, o.SearchVersion = rekor.SearchKeys, rekor.SearchVersion
+	return o
+}
+
 // openHeld opens the database of a stopped daemon.
 func (c *Config) openHeld(o storage.Options) (*storage.DB, error) {
-	db, err := storage.Open(c.databaseDir(), o)
+	db, err := storage.Open(c.databaseDir(), indexed(o))
 	if err != nil {
 		return nil, c.explainDatabase(err)
 	}

@@ -51,6 +51,30 @@ logs:
     #sources: [{url: http://mirror.example.com/ORIGIN-HASH}]
     poll: 5s
     requests_per_second: 20             # the budget of requests to that server; history takes half of it
+
+  # Rekor v1, served at /api/v1 of listen.http to clients that have this address as their
+  # Rekor URL. Its shards are found by themselves; their keys are in the trusted root.
+  #- name: rekor
+  #  source: rekor-v1
+  #  url: https://rekor.sigstore.dev
+  #  #public_keys: [shard-a.pem, shard-b.pem]
+  #  # pinned: every checkpoint, and chosen entries: what clients asked for, what is watched,
+  #  # and what "understudy pin" was given. full, window: of a private service, or of frozen
+  #  # shards by tree ID; the public active shard grows faster than its API can be read.
+  #  coverage: pinned
+  #  #shards: {"3904496407287907110": full}
+  #  poll: 10s
+  #  requests_per_second: 8
+  #  #misses_per_second: 8              # of each client, for what is not held; default: as above
+  #  #read_through_mib: 1024            # for what was only read; the oldest reads give way
+  #  # Entries to pin as soon as they can be found, by one key each.
+  #  #watch:
+  #  #  - digest: sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+  #  #  - identity: ci@example.com      # e-mail or URI; with * a pattern among what comes by
+  #  #  - public_key: key.pem
+  #  #  - uuid: 108e9186e8c5677a0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f
+  #  #  - indexes: 100-200              # virtual indexes, both included
+  #  #watch_every: 1h
 `
 
 func newInitCommand() *cobra.Command {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
 	"slices"
 	"time"
 
@@ -15,21 +16,30 @@ import (
 
 // keyring finds the keys of logs: a log's own, then those of the trusted root.
 type keyring struct {
-	own  map[string][]trust.Key // by origin
-	root *trust.Root            // nil until there is one
-	from string                 // what root is, for messages
+	own map[string][]trust.Key // by origin
+	// services are the keys of Rekor v1 services, by name.
+	services map[string][]trust.Key
+	root     *trust.Root // nil until there is one
+	from     string      // what root is, for messages
 
 	fetchRoot func(ctx context.Context, cacheDir string) (*trust.Root, error) // trust.FetchRoot
 }
 
 // newKeyring reads the keys and the trusted root that c names.
 func newKeyring(c *Config) (*keyring, error) {
-	k := &keyring{own: map[string][]trust.Key{}, fetchRoot: trust.FetchRoot}
+	k := &keyring{own: map[string][]trust.Key{}, services: map[string][]trust.Key{}, fetchRoot: trust.FetchRoot}
 	for i, log := range c.Logs {
+		for j, source := range log.PublicKeys {
+			key, err := readKey(source)
+			if err != nil {
+				return nil, c.mistake(err.Error(), "logs", i, "public_keys", j)
+			}
+			k.services[log.Name] = append(k.services[log.Name], key)
+		}
 		if log.PublicKey == "" {
 			continue
 		}
-		key, err := log.readKey()
+		key, err := readKey(log.PublicKey)
 		if err != nil {
 			return nil, c.mistake(err.Error(), "logs", i, "public_key")
 		}
@@ -46,17 +56,18 @@ func newKeyring(c *Config) (*keyring, error) {
 	return k, nil
 }
 
-func (l *LogConfig) readKey() (trust.Key, error) {
-	if l.keyIsInline() {
-		return trust.ParseKey([]byte(l.PublicKey))
+// readKey reads a key, or the file that has it.
+func readKey(source string) (trust.Key, error) {
+	if isInlineKey(source) {
+		return trust.ParseKey([]byte(source))
 	}
-	data, err := os.ReadFile(l.PublicKey)
+	data, err := os.ReadFile(source)
 	if err != nil {
 		return trust.Key{}, fmt.Errorf("read public key: %w", err)
 	}
 	key, err := trust.ParseKey(data)
 	if err != nil {
-		return trust.Key{}, fmt.Errorf("%s: %w", l.PublicKey, err)
+		return trust.Key{}, fmt.Errorf("%s: %w", source, err)
 	}
 	return key, nil
 }
@@ -64,6 +75,9 @@ func (l *LogConfig) readKey() (trust.Key, error) {
 // keys returns the keys of a log; the error says why there are none.
 func (k *keyring) keys(origin string) ([]trust.Key, error) {
 	if keys := k.own[origin]; len(keys) > 0 {
+		return keys, nil
+	}
+	if keys := k.ofShard(origin); len(keys) > 0 {
 		return keys, nil
 	}
 	if k.root == nil {
@@ -75,10 +89,23 @@ func (k *keyring) keys(origin string) ([]trust.Key, error) {
 	return nil, fmt.Errorf("%s lists no key for %q: give its public_key, or check the origin", k.from, origin)
 }
 
+// ofShard returns the keys that services have of their own, for the origin of a shard.
+func (k *keyring) ofShard(origin string) (keys []trust.Key) {
+	if shardOrigin.MatchString(origin) {
+		for _, own := range k.services {
+			keys = append(keys, own...)
+		}
+	}
+	return keys
+}
+
+// shardOrigin is what the origin of a Rekor v1 shard looks like.
+var shardOrigin = regexp.MustCompile(`^.+ - [0-9]+$`)
+
 // missing reports whether the key of some origin can only come from a root that is
 // not there.
 func (k *keyring) missing(origins []string) bool {
-	return k.root == nil && slices.ContainsFunc(origins, func(origin string) bool { return k.own[origin] == nil })
+	return k.root == nil && slices.ContainsFunc(origins, func(origin string) bool { return k.own[origin] == nil && len(k.ofShard(origin)) == 0 })
 }
 
 // fetchTimeout bounds one try to fetch the trusted root.

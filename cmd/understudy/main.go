@@ -73,6 +73,8 @@ Exit codes of every verb:
 		newProofCommand(),
 		newVerifyCommand(),
 		newCheckCommand(),
+		newPinCommand(),
+		newBundleCommand(),
 		newBackupCommand(), newRestoreCommand(),
 		newVersionCommand(),
 	)

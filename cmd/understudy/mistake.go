@@ -116,6 +116,8 @@ func (c *Config) unknownKey(key *token.Token) string {
 			section = reflect.TypeFor[Listen]()
 		case strings.Contains(path, "].sources["):
 			section = reflect.TypeFor[SourceConfig]()
+		case strings.Contains(path, "].watch["):
+			section = reflect.TypeFor[WatchConfig]()
 		case strings.HasPrefix(path, "$.logs["):
 			section = reflect.TypeFor[LogConfig]()
 		}

@@ -221,7 +221,7 @@ func newScriptLog(t *testing.T) scriptLog {
 		t.Fatal(err)
 	}
 	server := httptest.NewServer(rest.NewPublic(rest.PublicConfig{
-		Mirrors: []*mirror.Mirror{m}, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Mirrors: func() []*mirror.Mirror { return []*mirror.Mirror{m} }, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	}))
 	t.Cleanup(server.Close)
 	log.url = server.URL + "/" + mirror.OriginHash(log.origin)

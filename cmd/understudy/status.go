@@ -94,7 +94,15 @@ func heldStatus(c *Config) (s rest.Status, err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	s = rest.Status{Version: version(), DataDir: c.absoluteDataDir(), StorageBytes: db.DiskUsage()}
+	shards, err := heldServices(c, db)
+	if err != nil {
+		return s, err
+	}
 	for _, origin := range db.Origins() {
+		if shard, ok := shards[origin]; ok {
+			s.Logs = append(s.Logs, shard)
+			continue
+		}
 		name, url := origin, ""
 		for _, log := range c.Logs {
 			if log.Origin == origin {
@@ -110,6 +118,32 @@ func heldStatus(c *Config) (s rest.Status, err error) {
 		s.Logs = append(s.Logs, mirror.Describe(name, url, tree.State(), origin))
 	}
 	return s, nil
+}
+
+// heldServices describes what is held of the shards of Rekor v1 services, by origin.
+func heldServices(c *Config, db *storage.DB) (map[string]mirror.Status, error) {
+	shards := map[string]mirror.Status{}
+	for i := range c.Logs {
+		if !c.Logs[i].isService() {
+			continue
+		}
+		cfg, err := c.service(i, db)
+		if err != nil {
+			return nil, err
+		}
+		service, err := mirror.NewService(cfg)
+		if err != nil {
+			continue // a tree that is damaged says so below
+		}
+		held, err := service.Held()
+		if err != nil {
+			return nil, err
+		}
+		for _, shard := range held {
+			shards[shard.Origin] = shard
+		}
+	}
+	return shards, nil
 }
 
 // watchStatus shows the status every second until it is interrupted, in the place of
@@ -174,7 +208,9 @@ func statusText(s rest.Status) string {
 	for _, log := range s.Logs {
 		fmt.Fprintf(&b, "\n%s (%s)\n", log.Name, log.Origin)
 		fmt.Fprintf(&b, "  held      %s\n", heldText(log))
-		fmt.Fprintf(&b, "            %s\n", bar(log, 48))
+		if log.Coverage != string(mirror.CoveragePinned) {
+			fmt.Fprintf(&b, "            %s\n", bar(log, 48))
+		}
 		if left := leftText(log); left != "" {
 			fmt.Fprintf(&b, "  copying   %s\n", left)
 		}
@@ -248,12 +284,27 @@ func share(log mirror.Status) float64 {
 }
 
 func heldText(log mirror.Status) string {
+	if log.Pins != nil && (log.Coverage == string(mirror.CoveragePinned) || !log.HasCheckpoint && log.Pins.Count > 0) {
+		return pinsText(log.Pins)
+	}
 	if !log.HasCheckpoint {
 		return "nothing yet"
 	}
 	text := fmt.Sprintf("%s of %s, %s", number(log.NextIndex-log.MinimumIndex), count(log.TreeSize, "entry", "entries"), percent(share(log)))
 	if log.MinimumIndex > 0 {
 		text += ", from " + number(log.MinimumIndex) + " on"
+	}
+	return text
+}
+
+// pinsText says how many entries are pinned, and why.
+func pinsText(p *mirror.PinStatus) string {
+	text := fmt.Sprintf("%s pinned, %s watched or imported, %s", count(p.Count, "entry", "entries"), number(p.Kept), bytesText(p.Bytes))
+	if p.Evicted > 0 {
+		text += fmt.Sprintf("; %s gave way", number(p.Evicted))
+	}
+	if p.Unlinked > 0 {
+		text += fmt.Sprintf("; %s not tied to an archived checkpoint yet", number(p.Unlinked))
 	}
 	return text
 }

@@ -160,7 +160,7 @@ func readFile(name string) ([]byte, error) {
 		return nil, err
 	}
 	if len(data) > maxProofFile {
-		return nil, fmt.Errorf("%s is over %d MiB: it is no proof", name, maxProofFile>>20)
+		return nil, fmt.Errorf("%s is over %d MiB: it is no proof, bundle or signature", name, maxProofFile>>20)
 	}
 	return data, nil
 }
@@ -221,7 +221,7 @@ func (o *verifyOptions) opener(ctx context.Context) (func(raw []byte) (*trust.Ch
 	k := &keyring{}
 	var given []trust.Key
 	if o.key != "" {
-		key, err := (&LogConfig{PublicKey: o.key}).readKey()
+		key, err := readKey(o.key)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -17,8 +18,10 @@ import (
 
 // AdminConfig is what NewAdmin needs; every field is.
 type AdminConfig struct {
-	Status   func() Status
-	Backup   func(dir string) error // storage.DB.Backup
+	Status func() Status
+	Backup func(dir string) error // storage.DB.Backup
+	// Pin pins the entries that a file names.
+	Pin      func(ctx context.Context, file []byte) ([]PinResult, error)
 	Gatherer prometheus.Gatherer
 }
 
@@ -37,6 +40,22 @@ type BackupRequest struct {
 	Dir     string `json:"dir"`      // absolute; must not exist; on the machine of the daemon
 }
 
+// PinRequest is the body of POST /pin.
+type PinRequest struct {
+	DataDir string `json:"data_dir"` // absolute; must be the one that this daemon serves
+	File    []byte `json:"file"`     // a bundle, or a list of UUIDs
+}
+
+// PinResult is what became of one entry of a file.
+type PinResult struct {
+	UUID   string `json:"uuid,omitempty"`
+	Index  uint64 `json:"index,omitempty"`  // virtual
+	Before bool   `json:"before,omitempty"` // it was held already
+	Linked bool   `json:"linked,omitempty"` // its checkpoint is tied to an archived one
+	Error  string `json:"error,omitempty"`  // why it is not pinned
+	Wrong  bool   `json:"wrong,omitempty"`  // it is not pinned because it does not verify
+}
+
 // NewAdmin returns the handler for the operator; whoever can reach it can fill the
 // disk with backups:
 //
@@ -45,6 +64,7 @@ type BackupRequest struct {
 //	/readyz         200 once every log has a verified checkpoint to serve
 //	/status         Status
 //	/backup         POST a BackupRequest
+//	/pin            POST a PinRequest, get a list of PinResult
 //	/debug/pprof/   profiles
 func NewAdmin(c AdminConfig) http.Handler {
 	mux := http.NewServeMux()
@@ -57,6 +77,7 @@ func NewAdmin(c AdminConfig) http.Handler {
 		writeJSON(w, http.StatusOK, c.Status())
 	})
 	mux.HandleFunc("POST /backup", c.backup)
+	mux.HandleFunc("POST /pin", c.pin)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -85,25 +106,8 @@ func (c AdminConfig) ready(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (c AdminConfig) backup(w http.ResponseWriter, r *http.Request) {
-	// A web page that the operator has open must not reach this. Browsers send Origin
-	// with every POST of a page, also after DNS rebinding, and ask before they send JSON.
-	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
-		refuse(w, http.StatusForbidden, "not for browsers; use \"understudy backup\"")
-		return
-	}
-	if r.Header.Get("Content-Type") != "application/json" {
-		refuse(w, http.StatusUnsupportedMediaType, "send application/json")
-		return
-	}
 	var request BackupRequest
-	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-	body.DisallowUnknownFields()
-	if err := body.Decode(&request); err != nil {
-		refuse(w, http.StatusBadRequest, "body is not a backup request: "+err.Error())
-		return
-	}
-	if own := c.Status().DataDir; request.DataDir != own {
-		refuse(w, http.StatusConflict, "this daemon serves "+own+", not "+request.DataDir+"; give the configuration of the daemon that is meant")
+	if !c.read(w, r, 64<<10, &request, func() string { return request.DataDir }) {
 		return
 	}
 	if !filepath.IsAbs(request.Dir) {
@@ -119,4 +123,46 @@ func (c AdminConfig) backup(w http.ResponseWriter, r *http.Request) {
 	default:
 		refuse(w, http.StatusInternalServerError, err.Error())
 	}
+}
+
+// maxPinFile bounds a PinRequest.
+const maxPinFile = 96 << 20
+
+func (c AdminConfig) pin(w http.ResponseWriter, r *http.Request) {
+	var request PinRequest
+	if !c.read(w, r, maxPinFile, &request, func() string { return request.DataDir }) {
+		return
+	}
+	results, err := c.Pin(r.Context(), request.File)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	writeJSON(w, http.StatusOK, results)
+}
+
+// read reads the body of an operator's request, or refuses it. It must be meant for the data
+// directory that this daemon serves.
+func (c AdminConfig) read(w http.ResponseWriter, r *http.Request, limit int64, request any, dataDir func() string) bool {
+	// A web page that the operator has open must not reach this. Browsers send Origin
+	// with every POST of a page, also after DNS rebinding, and ask before they send JSON.
+	if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+		refuse(w, http.StatusForbidden, "not for browsers; use the understudy command")
+		return false
+	}
+	if r.Header.Get("Content-Type") != "application/json" {
+		refuse(w, http.StatusUnsupportedMediaType, "send application/json")
+		return false
+	}
+	body := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	body.DisallowUnknownFields()
+	if err := body.Decode(request); err != nil {
+		refuse(w, http.StatusBadRequest, "body is not such a request: "+err.Error())
+		return false
+	}
+	if own := c.Status().DataDir; dataDir() != own {
+		refuse(w, http.StatusConflict, "this daemon serves "+own+", not "+dataDir()+"; give the configuration of the daemon that is meant")
+		return false
+	}
+	return true
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"html/template"
 	"net/http"
+
+	"github.com/understudy-log/understudy/mirror"
 )
 
 // page is what a person sees who opens the public address in a browser.
@@ -23,17 +25,22 @@ cannot be reached. What it serves was signed by the logs, not by this server: ve
 with their keys.</p>
 <table>
 <tr><th>Log<th>Entries held<th>Upstream<th>Answers are<th>Checkpoint
-{{range .}}<tr><td>{{.Origin}}<td class="number">{{.NextIndex}}<td>{{.UpstreamState}}<td>{{.Source}}<td><a href="/{{.OriginHash}}/checkpoint">checkpoint</a>
+{{range .Logs}}<tr><td>{{.Origin}}<td class="number">{{if eq .Coverage "pinned"}}{{.Pins.Count}} pinned{{else}}{{.NextIndex}}{{end}}<td>{{.UpstreamState}}<td>{{.Source}}<td>{{if eq .Coverage "pinned"}}<a href="/api/v1/log">log info</a>{{else}}<a href="/{{.OriginHash}}/checkpoint">checkpoint</a>{{end}}
 {{end}}</table>
 <p>Each log is served as <a href="https://c2sp.org/tlog-tiles">tlog-tiles</a> under its
 checkpoint's address; <a href="/logs">/logs</a> lists them for programs. Entries and
 proofs are served over gRPC.</p>
-</html>
+{{with .Rekor}}<p>Clients of Rekor v1 are served at <code>/api/v1</code>, with the entries of {{.}}: give
+them this address as the URL of Rekor. Their trust root stays as it is.</p>
+{{end}}</html>
 `))
 
 func (p *public) index(w http.ResponseWriter, _ *http.Request) {
 	var out bytes.Buffer
-	if err := page.Execute(&out, p.statuses()); err != nil {
+	if err := page.Execute(&out, struct {
+		Logs  []mirror.Status
+		Rekor string
+	}{p.statuses(), p.rekor}); err != nil {
 		p.logger.Error("render index page", "error", err)
 		refuse(w, http.StatusInternalServerError, "the page cannot be shown; see /logs")
 		return

@@ -93,8 +93,11 @@ func (u *upstream) extend(entries [][]byte) {
 	}
 }
 
+// mirrors is what PublicConfig asks for.
+func (u *upstream) mirrors() []*mirror.Mirror { return []*mirror.Mirror{u.mirror} }
+
 func (u *upstream) handler() http.Handler {
-	return NewPublic(PublicConfig{Mirrors: []*mirror.Mirror{u.mirror}, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	return NewPublic(PublicConfig{Mirrors: u.mirrors, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 }
 
 // prefix is the path of the log.

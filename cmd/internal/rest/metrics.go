@@ -10,8 +10,9 @@ import (
 )
 
 // countRequests counts and times what next answers, by route and status code. Both are
-// bounded: routes are the patterns of a ServeMux in next, codes those that we send.
-func countRequests(r prometheus.Registerer, next http.Handler) http.Handler {
+// bounded: routes are the patterns of a ServeMux in next, which are those of paths, codes
+// those that we send.
+func countRequests(r prometheus.Registerer, paths []string, next http.Handler) http.Handler {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "understudy_http_requests_total",
 		Help: "Requests answered on the public HTTP address, by route and status code.",
@@ -22,7 +23,7 @@ func countRequests(r prometheus.Registerer, next http.Handler) http.Handler {
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
 	}, []string{"route"})
 	r.MustRegister(requests, seconds)
-	for _, route := range routes { // an increase is seen only in a series that is there before
+	for _, route := range paths { // an increase is seen only in a series that is there before
 		requests.WithLabelValues(route, "500")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {

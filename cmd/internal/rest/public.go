@@ -28,16 +28,18 @@ const maxBundles = 64
 // keptBuffer is the largest buffer of a bundle that is used again.
 const keptBuffer = 4 << 20
 
-// PublicConfig is what NewPublic needs; every field is.
+// PublicConfig is what NewPublic needs.
 type PublicConfig struct {
-	Mirrors    []*mirror.Mirror
+	Mirrors    func() []*mirror.Mirror // asked for each request: shards appear while the server runs
+	Rekor      *mirror.Service         // what is served as Rekor v1; nil if none is mirrored
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
 type public struct {
-	mirrors []*mirror.Mirror
-	byHash  map[string]*mirror.Mirror // by origin hash
+	mirrors func() []*mirror.Mirror
+	byHash  sync.Map // *mirror.Mirror by origin hash, for those that were asked for
+	rekor   string   // name of the service at /api/v1; "" if there is none
 	logger  *slog.Logger
 	gzip    gzipWriters
 	bundles chan struct{} // holds one token per bundle in memory
@@ -51,27 +53,41 @@ type public struct {
 //	/<origin hash>/checkpoint                   the mirror checkpoint
 //	/<origin hash>/tile/<L>/<N>[.p/<W>]         hash tiles
 //	/<origin hash>/tile/entries/<N>[.p/<W>]     entry bundles
+//	/api/v1/                                    Rekor v1's API for reading; see rekor.go
 //
 // Everything answers GET and HEAD. A client with more than 512 requests under way
 // gets 429.
 func NewPublic(c PublicConfig) http.Handler {
+	var service rekorService // nil, not a nil *mirror.Service
+	if c.Rekor != nil {
+		service = c.Rekor
+	}
+	return newPublic(c, service)
+}
+
+func newPublic(c PublicConfig, service rekorService) http.Handler {
 	p := &public{
 		mirrors: c.Mirrors,
-		byHash:  map[string]*mirror.Mirror{},
 		logger:  c.Logger,
 		bundles: make(chan struct{}, maxBundles),
-	}
-	for _, m := range c.Mirrors {
-		p.byHash[mirror.OriginHash(m.Origin())] = m
 	}
 	mux := http.NewServeMux()
 	for i, handle := range []http.HandlerFunc{p.index, p.logs, p.checkpoint, p.tile} {
 		mux.HandleFunc("GET "+routes[i], handle)
 	}
-	return countRequests(c.Registerer, limitRequests(newLimiter(maxRequests), mux))
+	paths := routes[:]
+	if service == nil {
+		mux.HandleFunc("/api/v1", noRekor)
+		mux.HandleFunc("/api/v1/", noRekor)
+	} else {
+		p.rekor = service.Name()
+		newRekorAPI(service, c.Logger, mux)
+		paths = append(paths, rekorPaths()...)
+	}
+	return countRequests(c.Registerer, paths, limitRequests(newLimiter(maxRequests), mux))
 }
 
-// routes are the paths that are served, as metrics name them.
+// routes are the paths that are served, as metrics name them; beside them rekorRoutes.
 var routes = [...]string{"/{$}", "/logs", "/{log}/checkpoint", "/{log}/tile/{path...}"}
 
 func (p *public) logs(w http.ResponseWriter, _ *http.Request) {
@@ -79,8 +95,9 @@ func (p *public) logs(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (p *public) statuses() []mirror.Status {
-	statuses := make([]mirror.Status, len(p.mirrors))
-	for i, m := range p.mirrors {
+	mirrors := p.mirrors()
+	statuses := make([]mirror.Status, len(mirrors))
+	for i, m := range mirrors {
 		statuses[i] = m.Status()
 		statuses[i].Damage = nil // names files and sources, which are the operator's
 	}
@@ -92,7 +109,17 @@ func (p *public) find(r *http.Request) *mirror.Mirror {
 	if r.URL.RawPath != "" { // an escape, which none of our paths needs
 		return nil
 	}
-	return p.byHash[r.PathValue("log")]
+	originHash := r.PathValue("log")
+	if m, ok := p.byHash.Load(originHash); ok {
+		return m.(*mirror.Mirror)
+	}
+	for _, m := range p.mirrors() {
+		if mirror.OriginHash(m.Origin()) == originHash {
+			p.byHash.Store(originHash, m)
+			return m
+		}
+	}
+	return nil
 }
 
 func (p *public) checkpoint(w http.ResponseWriter, r *http.Request) {

@@ -234,7 +234,8 @@ func TestLists(t *testing.T) {
 	if page := body(t, get(h, http.MethodGet, "/")); !strings.Contains(page, origin) || !strings.Contains(page, `href="`+prefix+`/checkpoint"`) {
 		t.Errorf("page %s", page)
 	}
-	empty := NewPublic(PublicConfig{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	none := func() []*mirror.Mirror { return nil }
+	empty := NewPublic(PublicConfig{Mirrors: none, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
 	if got := body(t, get(empty, http.MethodGet, "/logs")); got != "[]\n" {
 		t.Errorf("no logs: %q", got)
 	}
@@ -269,7 +270,7 @@ func TestPublicLimit(t *testing.T) {
 	u := newUpstream(t)
 	u.grow(3)
 	registry := prometheus.NewRegistry()
-	h := NewPublic(PublicConfig{Mirrors: []*mirror.Mirror{u.mirror}, Logger: slog.New(slog.DiscardHandler), Registerer: registry})
+	h := NewPublic(PublicConfig{Mirrors: u.mirrors, Logger: slog.New(slog.DiscardHandler), Registerer: registry})
 	writing, release := make(chan struct{}), make(chan struct{})
 	var slow sync.WaitGroup
 	for range maxRequests {
@@ -301,7 +302,7 @@ func TestMetrics(t *testing.T) {
 	u := newUpstream(t)
 	u.grow(3)
 	registry := prometheus.NewRegistry()
-	h := NewPublic(PublicConfig{Mirrors: []*mirror.Mirror{u.mirror}, Logger: slog.New(slog.DiscardHandler), Registerer: registry})
+	h := NewPublic(PublicConfig{Mirrors: u.mirrors, Logger: slog.New(slog.DiscardHandler), Registerer: registry})
 	for _, path := range []string{prefix + "/checkpoint", prefix + "/checkpoint", "/x/checkpoint", "/nowhere", "/a//b", prefix + "/tile/0/000.p/3"} {
 		get(h, http.MethodGet, path)
 	}

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/understudy-log/understudy/cmd/internal/rpc"
-	"github.com/understudy-log/understudy/mirror"
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 )
 
@@ -18,7 +17,7 @@ import (
 func TestMetrics(t *testing.T) {
 	s := newStage(t, 10)
 	registry := prometheus.NewRegistry()
-	server := rpc.NewServer([]*mirror.Mirror{s.mirror}, slog.New(slog.DiscardHandler), registry,
+	server := rpc.NewServer(rpc.Config{Mirrors: only(s.mirror), Logger: slog.New(slog.DiscardHandler), Registerer: registry},
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			if _, ok := in.(*understudyv1.GetConsistencyProofRequest); ok {
 				panic("a defect")

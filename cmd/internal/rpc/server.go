@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/mirror/trust"
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 )
 
@@ -39,11 +40,22 @@ const (
 	maxHeader = 16 << 10
 )
 
-// NewServer returns a server of the given logs. Health is SERVING while it runs,
-// whatever the upstreams do. Stop and GracefulStop return once no handler runs any
-// more, so that the database can be closed. Its metrics are registered with r.
-func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, r prometheus.Registerer, options ...grpc.ServerOption) *grpc.Server {
-	count := newMetrics(r)
+// Config is what NewServer needs.
+type Config struct {
+	Mirrors  func() []*mirror.Mirror // asked for each call: shards appear while the server runs
+	Services []*mirror.Service       // of Rekor v1; their shards are among Mirrors
+	// Keys returns the keys of a log, as far as they are known now; it may be nil. Of Rekor
+	// v2 they give the log ID.
+	Keys       func(origin string) []trust.Key
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// NewServer returns a server of mirrored logs. Health is SERVING while it runs, whatever the
+// upstreams do. Stop and GracefulStop return once no handler runs any more, so that the
+// database can be closed.
+func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
+	count, logger := newMetrics(c.Registerer), c.Logger
 	limit := newLimiter(maxCalls, maxUnread)
 	recovered := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
 		logger.Error("call panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
@@ -63,7 +75,7 @@ func NewServer(mirrors []*mirror.Mirror, logger *slog.Logger, r prometheus.Regis
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.WaitForHandlers(true),
 	}, options...)...)
-	understudyv1.RegisterLogServiceServer(s, newService(mirrors, logger))
+	understudyv1.RegisterLogServiceServer(s, newService(c))
 	h := health.NewServer()
 	h.SetServingStatus(understudyv1.LogService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
 	grpc_health_v1.RegisterHealthServer(s, h)

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/mirror/trust"
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 	"github.com/understudy-log/understudy/storage"
 )
@@ -23,46 +25,56 @@ const maxBatches = 8
 // service implements understudy.v1.LogService.
 type service struct {
 	understudyv1.UnimplementedLogServiceServer
-	mirrors  []*mirror.Mirror
-	byOrigin map[string]*mirror.Mirror
+	mirrors  func() []*mirror.Mirror
+	services []*mirror.Service
+	keys     func(origin string) []trust.Key
 	batches  chan struct{} // holds one token per batch being answered
+	searches chan struct{} // and one per search
 	logger   *slog.Logger
 }
 
-func newService(mirrors []*mirror.Mirror, logger *slog.Logger) *service {
-	s := &service{mirrors: mirrors, byOrigin: map[string]*mirror.Mirror{}, batches: make(chan struct{}, maxBatches), logger: logger}
-	for _, m := range mirrors {
-		s.byOrigin[m.Origin()] = m
+func newService(c Config) *service {
+	return &service{
+		mirrors: c.Mirrors, services: c.Services, keys: c.Keys, logger: c.Logger,
+		batches: make(chan struct{}, maxBatches), searches: make(chan struct{}, maxSearches),
 	}
-	return s
 }
 
 // log returns the mirror of an origin, or the refusal.
-func (s *service) log(origin string) (*mirror.Mirror, error) {
-	m, ok := s.byOrigin[origin]
-	if !ok {
-		return nil, unknownOrigin(origin)
+func (s *service) log(origin string) (found, error) {
+	for _, m := range s.mirrors() {
+		if m.Origin() == origin {
+			return found{m, s.serviceOf(m)}, nil
+		}
 	}
-	return m, nil
+	return found{}, unknownOrigin(origin)
 }
 
-// refuse is the refusal of a request about m.
-func (s *service) refuse(m *mirror.Mirror, err error) error { return refuse(m.Origin(), s.logger, err) }
+// refuse is the refusal of a request about f.
+func (s *service) refuse(f found, err error) error {
+	return refuse(f.origin(), s.logger, f.notCopied(err))
+}
 
 // invalid refuses a request that can never be answered.
-func (s *service) invalid(m *mirror.Mirror, format string, args ...any) error {
-	return s.refuse(m, &mirror.Refusal{
+func (s *service) invalid(f found, format string, args ...any) error {
+	return s.refuse(f, &mirror.Refusal{
 		Kind:      mirror.Invalid,
 		Reason:    mirror.ReasonInvalidRequest,
 		Text:      fmt.Sprintf(format, args...),
-		Freshness: m.Freshness(),
+		Freshness: f.freshness(),
 	})
+}
+
+// malformed refuses a request that can never be answered, whatever log it is about.
+func (s *service) malformed(name, text string) error {
+	return statusOf(codes.InvalidArgument, mirror.ReasonInvalidRequest, sendable(text), map[string]string{"origin": sendable(name)})
 }
 
 // ListLogs implements understudyv1.LogServiceServer.
 func (s *service) ListLogs(context.Context, *understudyv1.ListLogsRequest) (*understudyv1.ListLogsResponse, error) {
-	out := &understudyv1.ListLogsResponse{Logs: make([]*understudyv1.Log, len(s.mirrors))}
-	for i, m := range s.mirrors {
+	mirrors := s.mirrors()
+	out := &understudyv1.ListLogsResponse{Logs: make([]*understudyv1.Log, len(mirrors))}
+	for i, m := range mirrors {
 		out.Logs[i] = describe(m)
 	}
 	return out, nil
@@ -92,13 +104,17 @@ func describe(m *mirror.Mirror) *understudyv1.Log {
 
 // GetCheckpoint implements understudyv1.LogServiceServer.
 func (s *service) GetCheckpoint(_ context.Context, in *understudyv1.GetCheckpointRequest) (*understudyv1.GetCheckpointResponse, error) {
-	m, err := s.log(in.GetOrigin())
+	about, err := s.log(in.GetOrigin())
 	if err != nil {
 		return nil, err
 	}
+	m := about.log
 	head, f, err := m.Checkpoint(in.GetTreeSize())
+	if about.unanswered(err) {
+		return s.pinnedCheckpoint(about, in, err)
+	}
 	if err != nil {
-		return nil, s.refuse(m, err)
+		return nil, s.refuse(about, err)
 	}
 	return &understudyv1.GetCheckpointResponse{
 		Origin: m.Origin(), TreeSize: head.Size, RootHash: head.Root[:], Checkpoint: head.Checkpoint, Freshness: freshness(f),
@@ -107,54 +123,40 @@ func (s *service) GetCheckpoint(_ context.Context, in *understudyv1.GetCheckpoin
 
 // WatchCheckpoints implements understudyv1.LogServiceServer.
 func (s *service) WatchCheckpoints(in *understudyv1.WatchCheckpointsRequest, stream grpc.ServerStreamingServer[understudyv1.WatchCheckpointsResponse]) error {
-	m, err := s.log(in.GetOrigin())
+	about, err := s.log(in.GetOrigin())
 	if err != nil {
 		return err
 	}
+	m := about.log
 	err = m.WatchCheckpoints(stream.Context(), func(head mirror.TreeHead, f mirror.Freshness) error {
 		return stream.Send(&understudyv1.WatchCheckpointsResponse{
 			Origin: m.Origin(), TreeSize: head.Size, RootHash: head.Root[:], Checkpoint: head.Checkpoint, Freshness: freshness(f),
 		})
 	})
-	return s.refuse(m, err)
-}
-
-// GetEntry implements understudyv1.LogServiceServer.
-func (s *service) GetEntry(_ context.Context, in *understudyv1.GetEntryRequest) (*understudyv1.GetEntryResponse, error) {
-	m, err := s.log(in.GetOrigin())
-	if err != nil {
-		return nil, err
-	}
-	ref, err := s.ref(m, in.GetEntry())
-	if err != nil {
-		return nil, err
-	}
-	e, f, err := m.Entry(ref)
-	if err != nil {
-		return nil, s.refuse(m, err)
-	}
-	return &understudyv1.GetEntryResponse{
-		Origin: m.Origin(), Index: e.Index, LeafHash: e.LeafHash[:], Body: e.Body, Freshness: freshness(f),
-	}, nil
+	return s.refuse(about, err)
 }
 
 // ref reads the oneof that names an entry. Index 0 is an index; nothing is not.
-func (s *service) ref(m *mirror.Mirror, oneof any) (mirror.Ref, error) {
+func (s *service) ref(f found, oneof any) (mirror.Ref, error) {
 	var leafHash []byte
 	switch entry := oneof.(type) {
 	case *understudyv1.GetEntryRequest_Index:
 		return mirror.Ref{Index: entry.Index}, nil
 	case *understudyv1.GetInclusionProofRequest_Index:
 		return mirror.Ref{Index: entry.Index}, nil
+	case *understudyv1.GetTransparencyLogEntryRequest_Index:
+		return mirror.Ref{Index: entry.Index}, nil
+	case *understudyv1.GetTransparencyLogEntryRequest_LeafHash:
+		leafHash = entry.LeafHash
 	case *understudyv1.GetEntryRequest_LeafHash:
 		leafHash = entry.LeafHash
 	case *understudyv1.GetInclusionProofRequest_LeafHash:
 		leafHash = entry.LeafHash
 	default:
-		return mirror.Ref{}, s.invalid(m, "no entry is named: set index (0 is one) or leaf_hash")
+		return mirror.Ref{}, s.invalid(f, "no entry is named: set index (0 is one), leaf_hash or, where there is one, uuid")
 	}
 	if len(leafHash) != storage.HashSize {
-		return mirror.Ref{}, s.invalid(m, "leaf_hash has %d bytes: it is the %d raw bytes of SHA-256(0x00 || entry)", len(leafHash), storage.HashSize)
+		return mirror.Ref{}, s.invalid(f, "leaf_hash has %d bytes: it is the %d raw bytes of SHA-256(0x00 || entry)", len(leafHash), storage.HashSize)
 	}
 	hash := storage.Hash(leafHash)
 	return mirror.Ref{LeafHash: &hash}, nil
@@ -162,10 +164,11 @@ func (s *service) ref(m *mirror.Mirror, oneof any) (mirror.Ref, error) {
 
 // ListEntries implements understudyv1.LogServiceServer.
 func (s *service) ListEntries(in *understudyv1.ListEntriesRequest, stream grpc.ServerStreamingServer[understudyv1.ListEntriesResponse]) error {
-	m, err := s.log(in.GetOrigin())
+	about, err := s.log(in.GetOrigin())
 	if err != nil {
 		return err
 	}
+	m := about.log
 	var last mirror.Freshness // entries read together have the same
 	var sent *understudyv1.Freshness
 	err = m.Entries(stream.Context(), in.GetIndex(), in.GetLimit(), func(e mirror.Entry, f mirror.Freshness) error {
@@ -174,22 +177,26 @@ func (s *service) ListEntries(in *understudyv1.ListEntriesRequest, stream grpc.S
 		}
 		return stream.Send(&understudyv1.ListEntriesResponse{Index: e.Index, LeafHash: e.LeafHash[:], Body: e.Body, Freshness: sent})
 	})
-	return s.refuse(m, err)
+	return s.refuse(about, err)
 }
 
 // GetInclusionProof implements understudyv1.LogServiceServer.
-func (s *service) GetInclusionProof(_ context.Context, in *understudyv1.GetInclusionProofRequest) (*understudyv1.GetInclusionProofResponse, error) {
-	m, err := s.log(in.GetOrigin())
+func (s *service) GetInclusionProof(ctx context.Context, in *understudyv1.GetInclusionProofRequest) (*understudyv1.GetInclusionProofResponse, error) {
+	about, err := s.log(in.GetOrigin())
 	if err != nil {
 		return nil, err
 	}
-	ref, err := s.ref(m, in.GetEntry())
+	m := about.log
+	ref, err := s.ref(about, in.GetEntry())
 	if err != nil {
 		return nil, err
 	}
 	proof, head, f, err := m.InclusionProof(ref, in.GetTreeSize())
+	if about.unanswered(err) {
+		return s.pinnedInclusion(ctx, about, in, ref, err)
+	}
 	if err != nil {
-		return nil, s.refuse(m, err)
+		return nil, s.refuse(about, err)
 	}
 	return &understudyv1.GetInclusionProofResponse{
 		Origin: m.Origin(), Index: proof.Index, LeafHash: proof.LeafHash[:],
@@ -200,22 +207,23 @@ func (s *service) GetInclusionProof(_ context.Context, in *understudyv1.GetInclu
 
 // BatchGetInclusionProofs implements understudyv1.LogServiceServer.
 func (s *service) BatchGetInclusionProofs(ctx context.Context, in *understudyv1.BatchGetInclusionProofsRequest) (*understudyv1.BatchGetInclusionProofsResponse, error) {
-	m, err := s.log(in.GetOrigin())
+	about, err := s.log(in.GetOrigin())
 	if err != nil {
 		return nil, err
 	}
+	m := about.log
 	if n := len(in.GetIndexes()); n > maxBatch {
-		return nil, s.invalid(m, "%d indexes are too many: ask for at most %d at a time", n, maxBatch)
+		return nil, s.invalid(about, "%d indexes are too many: ask for at most %d at a time", n, maxBatch)
 	}
 	select {
 	case s.batches <- struct{}{}:
 		defer func() { <-s.batches }()
 	case <-ctx.Done():
-		return nil, s.refuse(m, ctx.Err())
+		return nil, s.refuse(about, ctx.Err())
 	}
 	proofs, head, f, err := m.InclusionProofs(in.GetIndexes(), in.GetTreeSize())
 	if err != nil {
-		return nil, s.refuse(m, err)
+		return nil, s.refuse(about, err)
 	}
 	return &understudyv1.BatchGetInclusionProofsResponse{
 		Origin: m.Origin(), TreeSize: head.Size, RootHash: head.Root[:], Checkpoint: head.Checkpoint,
@@ -243,14 +251,18 @@ func proofMessages(proofs []mirror.Inclusion) []*understudyv1.InclusionProof {
 }
 
 // GetConsistencyProof implements understudyv1.LogServiceServer.
-func (s *service) GetConsistencyProof(_ context.Context, in *understudyv1.GetConsistencyProofRequest) (*understudyv1.GetConsistencyProofResponse, error) {
-	m, err := s.log(in.GetOrigin())
+func (s *service) GetConsistencyProof(ctx context.Context, in *understudyv1.GetConsistencyProofRequest) (*understudyv1.GetConsistencyProofResponse, error) {
+	about, err := s.log(in.GetOrigin())
 	if err != nil {
 		return nil, err
 	}
+	m := about.log
 	c, f, err := m.ConsistencyProof(in.GetFirstSize(), in.GetLastSize())
+	if about.unanswered(err) {
+		return s.pinnedConsistency(ctx, about, in, err)
+	}
 	if err != nil {
-		return nil, s.refuse(m, err)
+		return nil, s.refuse(about, err)
 	}
 	return &understudyv1.GetConsistencyProofResponse{
 		Origin:    m.Origin(),

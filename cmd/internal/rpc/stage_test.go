@@ -75,10 +75,15 @@ func newStage(t *testing.T, sizes ...uint64) *stage {
 	return s
 }
 
+// only is what NewServer asks for, of one mirror.
+func only(m *mirror.Mirror) func() []*mirror.Mirror {
+	return func() []*mirror.Mirror { return []*mirror.Mirror{m} }
+}
+
 // serve serves the mirror of now.
 func (s *stage) serve() {
 	s.t.Helper()
-	s.dial = serve(s.t, rpc.NewServer([]*mirror.Mirror{s.mirror}, slog.New(slog.DiscardHandler), prometheus.NewRegistry()))
+	s.dial = serve(s.t, rpc.NewServer(rpc.Config{Mirrors: only(s.mirror), Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()}))
 	s.conn = s.dial()
 	s.api = understudyv1.NewLogServiceClient(s.conn)
 }

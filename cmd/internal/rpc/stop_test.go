@@ -20,7 +20,7 @@ import (
 func TestStopWaits(t *testing.T) {
 	entered := make(chan struct{})
 	var left atomic.Bool
-	server := rpc.NewServer(nil, slog.New(slog.DiscardHandler), prometheus.NewRegistry(), grpc.ChainUnaryInterceptor(
+	server := rpc.NewServer(rpc.Config{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()}, grpc.ChainUnaryInterceptor(
 		func(ctx context.Context, _ any, _ *grpc.UnaryServerInfo, _ grpc.UnaryHandler) (any, error) {
 			close(entered)
 			<-ctx.Done()

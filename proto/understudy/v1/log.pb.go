@@ -1,7 +1,8 @@
 // The Understudy API: what a mirrored transparency log holds, and proofs of it.
 //
 // Conventions of every message:
-//   - A log is named by its origin, the first line of its checkpoints.
+//   - A log is named by its origin, the first line of its checkpoints. Each shard
+//     of a Rekor v1 service is a log.
 //   - Hashes are 32 raw bytes (SHA-256, RFC 6962). Indexes and sizes count
 //     entries of one tree and start at 0.
 //   - A checkpoint is the signed note exactly as upstream served it
@@ -467,12 +468,15 @@ func (x *GetCheckpointResponse) GetFreshness() *Freshness {
 }
 
 type GetEntryRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Origin string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Origin or name of a log, or name of a Rekor v1 service. It may be empty where a
+	// UUID says it all.
+	Origin string `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
 	// Types that are valid to be assigned to Entry:
 	//
 	//	*GetEntryRequest_Index
 	//	*GetEntryRequest_LeafHash
+	//	*GetEntryRequest_Uuid
 	Entry         isGetEntryRequest_Entry `protobuf_oneof:"entry"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -540,11 +544,21 @@ func (x *GetEntryRequest) GetLeafHash() []byte {
 	return nil
 }
 
+func (x *GetEntryRequest) GetUuid() string {
+	if x != nil {
+		if x, ok := x.Entry.(*GetEntryRequest_Uuid); ok {
+			return x.Uuid
+		}
+	}
+	return ""
+}
+
 type isGetEntryRequest_Entry interface {
 	isGetEntryRequest_Entry()
 }
 
 type GetEntryRequest_Index struct {
+	// In the tree of the log; of a service the virtual index, across its shards.
 	Index uint64 `protobuf:"varint,2,opt,name=index,proto3,oneof"`
 }
 
@@ -552,17 +566,29 @@ type GetEntryRequest_LeafHash struct {
 	LeafHash []byte `protobuf:"bytes,3,opt,name=leaf_hash,json=leafHash,proto3,oneof"`
 }
 
+type GetEntryRequest_Uuid struct {
+	// As Rekor v1 names entries: 64 hex digits of leaf hash, or those behind 16 of
+	// tree ID.
+	Uuid string `protobuf:"bytes,4,opt,name=uuid,proto3,oneof"`
+}
+
 func (*GetEntryRequest_Index) isGetEntryRequest_Entry() {}
 
 func (*GetEntryRequest_LeafHash) isGetEntryRequest_Entry() {}
 
+func (*GetEntryRequest_Uuid) isGetEntryRequest_Entry() {}
+
 type GetEntryResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	LeafHash      []byte                 `protobuf:"bytes,3,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
-	Body          []byte                 `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
-	Freshness     *Freshness             `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Origin of the log that has the entry, also if a service was asked.
+	Origin string `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// In the tree of that log.
+	Index     uint64     `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	LeafHash  []byte     `protobuf:"bytes,3,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
+	Body      []byte     `protobuf:"bytes,4,opt,name=body,proto3" json:"body,omitempty"`
+	Freshness *Freshness `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// 80 hex digits; empty unless the log is a shard of a Rekor v1 service.
+	Uuid          string `protobuf:"bytes,6,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -632,6 +658,616 @@ func (x *GetEntryResponse) GetFreshness() *Freshness {
 	return nil
 }
 
+func (x *GetEntryResponse) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+type GetTransparencyLogEntryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in GetEntryRequest.
+	Origin string `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Types that are valid to be assigned to Entry:
+	//
+	//	*GetTransparencyLogEntryRequest_Index
+	//	*GetTransparencyLogEntryRequest_LeafHash
+	//	*GetTransparencyLogEntryRequest_Uuid
+	Entry         isGetTransparencyLogEntryRequest_Entry `protobuf_oneof:"entry"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTransparencyLogEntryRequest) Reset() {
+	*x = GetTransparencyLogEntryRequest{}
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTransparencyLogEntryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTransparencyLogEntryRequest) ProtoMessage() {}
+
+func (x *GetTransparencyLogEntryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTransparencyLogEntryRequest.ProtoReflect.Descriptor instead.
+func (*GetTransparencyLogEntryRequest) Descriptor() ([]byte, []int) {
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetTransparencyLogEntryRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *GetTransparencyLogEntryRequest) GetEntry() isGetTransparencyLogEntryRequest_Entry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *GetTransparencyLogEntryRequest) GetIndex() uint64 {
+	if x != nil {
+		if x, ok := x.Entry.(*GetTransparencyLogEntryRequest_Index); ok {
+			return x.Index
+		}
+	}
+	return 0
+}
+
+func (x *GetTransparencyLogEntryRequest) GetLeafHash() []byte {
+	if x != nil {
+		if x, ok := x.Entry.(*GetTransparencyLogEntryRequest_LeafHash); ok {
+			return x.LeafHash
+		}
+	}
+	return nil
+}
+
+func (x *GetTransparencyLogEntryRequest) GetUuid() string {
+	if x != nil {
+		if x, ok := x.Entry.(*GetTransparencyLogEntryRequest_Uuid); ok {
+			return x.Uuid
+		}
+	}
+	return ""
+}
+
+type isGetTransparencyLogEntryRequest_Entry interface {
+	isGetTransparencyLogEntryRequest_Entry()
+}
+
+type GetTransparencyLogEntryRequest_Index struct {
+	Index uint64 `protobuf:"varint,2,opt,name=index,proto3,oneof"`
+}
+
+type GetTransparencyLogEntryRequest_LeafHash struct {
+	LeafHash []byte `protobuf:"bytes,3,opt,name=leaf_hash,json=leafHash,proto3,oneof"`
+}
+
+type GetTransparencyLogEntryRequest_Uuid struct {
+	Uuid string `protobuf:"bytes,4,opt,name=uuid,proto3,oneof"`
+}
+
+func (*GetTransparencyLogEntryRequest_Index) isGetTransparencyLogEntryRequest_Entry() {}
+
+func (*GetTransparencyLogEntryRequest_LeafHash) isGetTransparencyLogEntryRequest_Entry() {}
+
+func (*GetTransparencyLogEntryRequest_Uuid) isGetTransparencyLogEntryRequest_Entry() {}
+
+type GetTransparencyLogEntryResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Origin   string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	Index    uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	LeafHash []byte                 `protobuf:"bytes,3,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
+	// A dev.sigstore.rekor.v1.TransparencyLogEntry (github.com/sigstore/protobuf-specs,
+	// sigstore_rekor.proto), serialised: an element of the tlog_entries of a bundle. An
+	// entry of Rekor v1 has its integrated time and signed entry timestamp, too.
+	TransparencyLogEntry []byte     `protobuf:"bytes,4,opt,name=transparency_log_entry,json=transparencyLogEntry,proto3" json:"transparency_log_entry,omitempty"`
+	Freshness            *Freshness `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// 80 hex digits; empty unless the log is a shard of a Rekor v1 service.
+	Uuid          string `protobuf:"bytes,6,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTransparencyLogEntryResponse) Reset() {
+	*x = GetTransparencyLogEntryResponse{}
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTransparencyLogEntryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTransparencyLogEntryResponse) ProtoMessage() {}
+
+func (x *GetTransparencyLogEntryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTransparencyLogEntryResponse.ProtoReflect.Descriptor instead.
+func (*GetTransparencyLogEntryResponse) Descriptor() ([]byte, []int) {
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetTransparencyLogEntryResponse) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *GetTransparencyLogEntryResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *GetTransparencyLogEntryResponse) GetLeafHash() []byte {
+	if x != nil {
+		return x.LeafHash
+	}
+	return nil
+}
+
+func (x *GetTransparencyLogEntryResponse) GetTransparencyLogEntry() []byte {
+	if x != nil {
+		return x.TransparencyLogEntry
+	}
+	return nil
+}
+
+func (x *GetTransparencyLogEntryResponse) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *GetTransparencyLogEntryResponse) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+// SearchEntriesRequest asks for the entries that have any of what is set (or all of
+// it), at least one thing.
+type SearchEntriesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Origin or name of a log, or name of a Rekor v1 service; empty: all of them.
+	Origin string `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Of the artifact, or of an attestation's payload: hex, with or without "sha256:"
+	// (sha1, sha384, sha512) in front.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// E-mail address, URI or other subject alternative name of the certificate.
+	Identity string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
+	// URL of the identity provider, as the certificate has it.
+	Issuer    string     `protobuf:"bytes,4,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	PublicKey *PublicKey `protobuf:"bytes,5,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// An entry must have all of it.
+	All bool `protobuf:"varint,6,opt,name=all,proto3" json:"all,omitempty"`
+	// Most hits wanted; 0 = 1,000, which is the most.
+	PageSize uint32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the answer before; everything else must be as it was.
+	PageToken     string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchEntriesRequest) Reset() {
+	*x = SearchEntriesRequest{}
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchEntriesRequest) ProtoMessage() {}
+
+func (x *SearchEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchEntriesRequest.ProtoReflect.Descriptor instead.
+func (*SearchEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SearchEntriesRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SearchEntriesRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *SearchEntriesRequest) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *SearchEntriesRequest) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *SearchEntriesRequest) GetPublicKey() *PublicKey {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *SearchEntriesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *SearchEntriesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *SearchEntriesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// PublicKey is a verification key or certificate.
+type PublicKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "x509" (PEM), "pgp", "minisign", "ssh", "tuf" or "pkcs7".
+	Format        string `protobuf:"bytes,1,opt,name=format,proto3" json:"format,omitempty"`
+	Content       []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicKey) Reset() {
+	*x = PublicKey{}
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicKey) ProtoMessage() {}
+
+func (x *PublicKey) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicKey.ProtoReflect.Descriptor instead.
+func (*PublicKey) Descriptor() ([]byte, []int) {
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PublicKey) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *PublicKey) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type SearchEntriesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By log, in the order of covered; in a log by index.
+	Hits []*SearchHit `protobuf:"bytes,1,rep,name=hits,proto3" json:"hits,omitempty"`
+	// The logs that were looked through for this page. A log whose hits go on stands
+	// in the next page again.
+	Covered []*SearchCoverage `protobuf:"bytes,2,rep,name=covered,proto3" json:"covered,omitempty"`
+	// Empty when there is nothing more.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchEntriesResponse) Reset() {
+	*x = SearchEntriesResponse{}
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchEntriesResponse) ProtoMessage() {}
+
+func (x *SearchEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchEntriesResponse.ProtoReflect.Descriptor instead.
+func (*SearchEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SearchEntriesResponse) GetHits() []*SearchHit {
+	if x != nil {
+		return x.Hits
+	}
+	return nil
+}
+
+func (x *SearchEntriesResponse) GetCovered() []*SearchCoverage {
+	if x != nil {
+		return x.Covered
+	}
+	return nil
+}
+
+func (x *SearchEntriesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// SearchHit is an entry that was found.
+type SearchHit struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Origin string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// In the tree of the log; not set if held is not.
+	Index    *uint64 `protobuf:"varint,2,opt,name=index,proto3,oneof" json:"index,omitempty"`
+	LeafHash []byte  `protobuf:"bytes,3,opt,name=leaf_hash,json=leafHash,proto3" json:"leaf_hash,omitempty"`
+	// 80 hex digits; empty unless the log is a shard of a Rekor v1 service.
+	Uuid string `protobuf:"bytes,4,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	// It was found among what is held here, proven to be in the log. Otherwise
+	// upstream's search has just named it, which proves nothing: GetEntry verifies it,
+	// and fetches it if need be.
+	Held          bool `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchHit) Reset() {
+	*x = SearchHit{}
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchHit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchHit) ProtoMessage() {}
+
+func (x *SearchHit) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchHit.ProtoReflect.Descriptor instead.
+func (*SearchHit) Descriptor() ([]byte, []int) {
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SearchHit) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SearchHit) GetIndex() uint64 {
+	if x != nil && x.Index != nil {
+		return *x.Index
+	}
+	return 0
+}
+
+func (x *SearchHit) GetLeafHash() []byte {
+	if x != nil {
+		return x.LeafHash
+	}
+	return nil
+}
+
+func (x *SearchHit) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *SearchHit) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+// SearchCoverage says what of a log was looked through.
+type SearchCoverage struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Origin string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
+	// The index has the entries in [start_index, end_index), and pinned chosen ones
+	// beside them.
+	StartIndex uint64 `protobuf:"varint,2,opt,name=start_index,json=startIndex,proto3" json:"start_index,omitempty"`
+	EndIndex   uint64 `protobuf:"varint,3,opt,name=end_index,json=endIndex,proto3" json:"end_index,omitempty"`
+	Pinned     uint64 `protobuf:"varint,4,opt,name=pinned,proto3" json:"pinned,omitempty"`
+	// Upstream's own search was asked as well: it covers its whole log, unproven.
+	UpstreamAsked bool `protobuf:"varint,5,opt,name=upstream_asked,json=upstreamAsked,proto3" json:"upstream_asked,omitempty"`
+	// There may be more hits in this log: no more than 10,000 are looked for, for each
+	// thing that is searched for.
+	Truncated     bool       `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Freshness     *Freshness `protobuf:"bytes,7,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SearchCoverage) Reset() {
+	*x = SearchCoverage{}
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SearchCoverage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SearchCoverage) ProtoMessage() {}
+
+func (x *SearchCoverage) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SearchCoverage.ProtoReflect.Descriptor instead.
+func (*SearchCoverage) Descriptor() ([]byte, []int) {
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SearchCoverage) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SearchCoverage) GetStartIndex() uint64 {
+	if x != nil {
+		return x.StartIndex
+	}
+	return 0
+}
+
+func (x *SearchCoverage) GetEndIndex() uint64 {
+	if x != nil {
+		return x.EndIndex
+	}
+	return 0
+}
+
+func (x *SearchCoverage) GetPinned() uint64 {
+	if x != nil {
+		return x.Pinned
+	}
+	return 0
+}
+
+func (x *SearchCoverage) GetUpstreamAsked() bool {
+	if x != nil {
+		return x.UpstreamAsked
+	}
+	return false
+}
+
+func (x *SearchCoverage) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *SearchCoverage) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
 type ListEntriesRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Origin string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`
@@ -646,7 +1282,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[8]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +1294,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[8]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +1307,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{8}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListEntriesRequest) GetOrigin() string {
@@ -707,7 +1343,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[9]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +1355,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[9]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +1368,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{9}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListEntriesResponse) GetIndex() uint64 {
@@ -779,7 +1415,7 @@ type GetInclusionProofRequest struct {
 
 func (x *GetInclusionProofRequest) Reset() {
 	*x = GetInclusionProofRequest{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[10]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +1427,7 @@ func (x *GetInclusionProofRequest) String() string {
 func (*GetInclusionProofRequest) ProtoMessage() {}
 
 func (x *GetInclusionProofRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[10]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +1440,7 @@ func (x *GetInclusionProofRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInclusionProofRequest.ProtoReflect.Descriptor instead.
 func (*GetInclusionProofRequest) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{10}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetInclusionProofRequest) GetOrigin() string {
@@ -880,7 +1516,7 @@ type GetInclusionProofResponse struct {
 
 func (x *GetInclusionProofResponse) Reset() {
 	*x = GetInclusionProofResponse{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[11]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1528,7 @@ func (x *GetInclusionProofResponse) String() string {
 func (*GetInclusionProofResponse) ProtoMessage() {}
 
 func (x *GetInclusionProofResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[11]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1541,7 @@ func (x *GetInclusionProofResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetInclusionProofResponse.ProtoReflect.Descriptor instead.
 func (*GetInclusionProofResponse) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{11}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetInclusionProofResponse) GetOrigin() string {
@@ -977,7 +1613,7 @@ type BatchGetInclusionProofsRequest struct {
 
 func (x *BatchGetInclusionProofsRequest) Reset() {
 	*x = BatchGetInclusionProofsRequest{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[12]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1625,7 @@ func (x *BatchGetInclusionProofsRequest) String() string {
 func (*BatchGetInclusionProofsRequest) ProtoMessage() {}
 
 func (x *BatchGetInclusionProofsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[12]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1638,7 @@ func (x *BatchGetInclusionProofsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetInclusionProofsRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetInclusionProofsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{12}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchGetInclusionProofsRequest) GetOrigin() string {
@@ -1042,7 +1678,7 @@ type BatchGetInclusionProofsResponse struct {
 
 func (x *BatchGetInclusionProofsResponse) Reset() {
 	*x = BatchGetInclusionProofsResponse{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[13]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1690,7 @@ func (x *BatchGetInclusionProofsResponse) String() string {
 func (*BatchGetInclusionProofsResponse) ProtoMessage() {}
 
 func (x *BatchGetInclusionProofsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[13]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1703,7 @@ func (x *BatchGetInclusionProofsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetInclusionProofsResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetInclusionProofsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{13}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BatchGetInclusionProofsResponse) GetOrigin() string {
@@ -1124,7 +1760,7 @@ type InclusionProof struct {
 
 func (x *InclusionProof) Reset() {
 	*x = InclusionProof{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[14]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1772,7 @@ func (x *InclusionProof) String() string {
 func (*InclusionProof) ProtoMessage() {}
 
 func (x *InclusionProof) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[14]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1785,7 @@ func (x *InclusionProof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InclusionProof.ProtoReflect.Descriptor instead.
 func (*InclusionProof) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{14}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *InclusionProof) GetIndex() uint64 {
@@ -1186,7 +1822,7 @@ type GetConsistencyProofRequest struct {
 
 func (x *GetConsistencyProofRequest) Reset() {
 	*x = GetConsistencyProofRequest{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[15]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1834,7 @@ func (x *GetConsistencyProofRequest) String() string {
 func (*GetConsistencyProofRequest) ProtoMessage() {}
 
 func (x *GetConsistencyProofRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[15]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1847,7 @@ func (x *GetConsistencyProofRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConsistencyProofRequest.ProtoReflect.Descriptor instead.
 func (*GetConsistencyProofRequest) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{15}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetConsistencyProofRequest) GetOrigin() string {
@@ -1256,7 +1892,7 @@ type GetConsistencyProofResponse struct {
 
 func (x *GetConsistencyProofResponse) Reset() {
 	*x = GetConsistencyProofResponse{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[16]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1904,7 @@ func (x *GetConsistencyProofResponse) String() string {
 func (*GetConsistencyProofResponse) ProtoMessage() {}
 
 func (x *GetConsistencyProofResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[16]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1917,7 @@ func (x *GetConsistencyProofResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConsistencyProofResponse.ProtoReflect.Descriptor instead.
 func (*GetConsistencyProofResponse) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{16}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetConsistencyProofResponse) GetOrigin() string {
@@ -1363,7 +1999,7 @@ type WatchCheckpointsRequest struct {
 
 func (x *WatchCheckpointsRequest) Reset() {
 	*x = WatchCheckpointsRequest{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[17]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +2011,7 @@ func (x *WatchCheckpointsRequest) String() string {
 func (*WatchCheckpointsRequest) ProtoMessage() {}
 
 func (x *WatchCheckpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[17]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +2024,7 @@ func (x *WatchCheckpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCheckpointsRequest.ProtoReflect.Descriptor instead.
 func (*WatchCheckpointsRequest) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{17}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchCheckpointsRequest) GetOrigin() string {
@@ -1411,7 +2047,7 @@ type WatchCheckpointsResponse struct {
 
 func (x *WatchCheckpointsResponse) Reset() {
 	*x = WatchCheckpointsResponse{}
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[18]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +2059,7 @@ func (x *WatchCheckpointsResponse) String() string {
 func (*WatchCheckpointsResponse) ProtoMessage() {}
 
 func (x *WatchCheckpointsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_understudy_v1_log_proto_msgTypes[18]
+	mi := &file_proto_understudy_v1_log_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +2072,7 @@ func (x *WatchCheckpointsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchCheckpointsResponse.ProtoReflect.Descriptor instead.
 func (*WatchCheckpointsResponse) Descriptor() ([]byte, []int) {
-	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{18}
+	return file_proto_understudy_v1_log_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchCheckpointsResponse) GetOrigin() string {
@@ -1516,18 +2152,67 @@ const file_proto_understudy_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x04 \x01(\fR\n" +
 	"checkpoint\x126\n" +
-	"\tfreshness\x18\x05 \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness\"i\n" +
+	"\tfreshness\x18\x05 \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness\"\x7f\n" +
 	"\x0fGetEntryRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x16\n" +
 	"\x05index\x18\x02 \x01(\x04H\x00R\x05index\x12\x1d\n" +
-	"\tleaf_hash\x18\x03 \x01(\fH\x00R\bleafHashB\a\n" +
-	"\x05entry\"\xa9\x01\n" +
+	"\tleaf_hash\x18\x03 \x01(\fH\x00R\bleafHash\x12\x14\n" +
+	"\x04uuid\x18\x04 \x01(\tH\x00R\x04uuidB\a\n" +
+	"\x05entry\"\xbd\x01\n" +
 	"\x10GetEntryResponse\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1b\n" +
 	"\tleaf_hash\x18\x03 \x01(\fR\bleafHash\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x126\n" +
-	"\tfreshness\x18\x05 \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness\"X\n" +
+	"\tfreshness\x18\x05 \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness\x12\x12\n" +
+	"\x04uuid\x18\x06 \x01(\tR\x04uuid\"\x8e\x01\n" +
+	"\x1eGetTransparencyLogEntryRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x16\n" +
+	"\x05index\x18\x02 \x01(\x04H\x00R\x05index\x12\x1d\n" +
+	"\tleaf_hash\x18\x03 \x01(\fH\x00R\bleafHash\x12\x14\n" +
+	"\x04uuid\x18\x04 \x01(\tH\x00R\x04uuidB\a\n" +
+	"\x05entry\"\xee\x01\n" +
+	"\x1fGetTransparencyLogEntryResponse\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x1b\n" +
+	"\tleaf_hash\x18\x03 \x01(\fR\bleafHash\x124\n" +
+	"\x16transparency_log_entry\x18\x04 \x01(\fR\x14transparencyLogEntry\x126\n" +
+	"\tfreshness\x18\x05 \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness\x12\x12\n" +
+	"\x04uuid\x18\x06 \x01(\tR\x04uuid\"\x81\x02\n" +
+	"\x14SearchEntriesRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x16\n" +
+	"\x06issuer\x18\x04 \x01(\tR\x06issuer\x127\n" +
+	"\n" +
+	"public_key\x18\x05 \x01(\v2\x18.understudy.v1.PublicKeyR\tpublicKey\x12\x10\n" +
+	"\x03all\x18\x06 \x01(\bR\x03all\x12\x1b\n" +
+	"\tpage_size\x18\a \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\b \x01(\tR\tpageToken\"=\n" +
+	"\tPublicKey\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\tR\x06format\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"\xa6\x01\n" +
+	"\x15SearchEntriesResponse\x12,\n" +
+	"\x04hits\x18\x01 \x03(\v2\x18.understudy.v1.SearchHitR\x04hits\x127\n" +
+	"\acovered\x18\x02 \x03(\v2\x1d.understudy.v1.SearchCoverageR\acovered\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\x8d\x01\n" +
+	"\tSearchHit\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x19\n" +
+	"\x05index\x18\x02 \x01(\x04H\x00R\x05index\x88\x01\x01\x12\x1b\n" +
+	"\tleaf_hash\x18\x03 \x01(\fR\bleafHash\x12\x12\n" +
+	"\x04uuid\x18\x04 \x01(\tR\x04uuid\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\bR\x04heldB\b\n" +
+	"\x06_index\"\xfb\x01\n" +
+	"\x0eSearchCoverage\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1f\n" +
+	"\vstart_index\x18\x02 \x01(\x04R\n" +
+	"startIndex\x12\x1b\n" +
+	"\tend_index\x18\x03 \x01(\x04R\bendIndex\x12\x16\n" +
+	"\x06pinned\x18\x04 \x01(\x04R\x06pinned\x12%\n" +
+	"\x0eupstream_asked\x18\x05 \x01(\bR\rupstreamAsked\x12\x1c\n" +
+	"\ttruncated\x18\x06 \x01(\bR\ttruncated\x126\n" +
+	"\tfreshness\x18\a \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness\"X\n" +
 	"\x12ListEntriesRequest\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
@@ -1600,12 +2285,14 @@ const file_proto_understudy_v1_log_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x04 \x01(\fR\n" +
 	"checkpoint\x126\n" +
-	"\tfreshness\x18\x05 \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness2\x91\x06\n" +
+	"\tfreshness\x18\x05 \x01(\v2\x18.understudy.v1.FreshnessR\tfreshness2\xe7\a\n" +
 	"\n" +
 	"LogService\x12K\n" +
 	"\bListLogs\x12\x1e.understudy.v1.ListLogsRequest\x1a\x1f.understudy.v1.ListLogsResponse\x12Z\n" +
 	"\rGetCheckpoint\x12#.understudy.v1.GetCheckpointRequest\x1a$.understudy.v1.GetCheckpointResponse\x12K\n" +
-	"\bGetEntry\x12\x1e.understudy.v1.GetEntryRequest\x1a\x1f.understudy.v1.GetEntryResponse\x12V\n" +
+	"\bGetEntry\x12\x1e.understudy.v1.GetEntryRequest\x1a\x1f.understudy.v1.GetEntryResponse\x12x\n" +
+	"\x17GetTransparencyLogEntry\x12-.understudy.v1.GetTransparencyLogEntryRequest\x1a..understudy.v1.GetTransparencyLogEntryResponse\x12Z\n" +
+	"\rSearchEntries\x12#.understudy.v1.SearchEntriesRequest\x1a$.understudy.v1.SearchEntriesResponse\x12V\n" +
 	"\vListEntries\x12!.understudy.v1.ListEntriesRequest\x1a\".understudy.v1.ListEntriesResponse0\x01\x12f\n" +
 	"\x11GetInclusionProof\x12'.understudy.v1.GetInclusionProofRequest\x1a(.understudy.v1.GetInclusionProofResponse\x12x\n" +
 	"\x17BatchGetInclusionProofs\x12-.understudy.v1.BatchGetInclusionProofsRequest\x1a..understudy.v1.BatchGetInclusionProofsResponse\x12l\n" +
@@ -1624,7 +2311,7 @@ func file_proto_understudy_v1_log_proto_rawDescGZIP() []byte {
 	return file_proto_understudy_v1_log_proto_rawDescData
 }
 
-var file_proto_understudy_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_proto_understudy_v1_log_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_proto_understudy_v1_log_proto_goTypes = []any{
 	(*Freshness)(nil),                       // 0: understudy.v1.Freshness
 	(*ListLogsRequest)(nil),                 // 1: understudy.v1.ListLogsRequest
@@ -1634,52 +2321,68 @@ var file_proto_understudy_v1_log_proto_goTypes = []any{
 	(*GetCheckpointResponse)(nil),           // 5: understudy.v1.GetCheckpointResponse
 	(*GetEntryRequest)(nil),                 // 6: understudy.v1.GetEntryRequest
 	(*GetEntryResponse)(nil),                // 7: understudy.v1.GetEntryResponse
-	(*ListEntriesRequest)(nil),              // 8: understudy.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),             // 9: understudy.v1.ListEntriesResponse
-	(*GetInclusionProofRequest)(nil),        // 10: understudy.v1.GetInclusionProofRequest
-	(*GetInclusionProofResponse)(nil),       // 11: understudy.v1.GetInclusionProofResponse
-	(*BatchGetInclusionProofsRequest)(nil),  // 12: understudy.v1.BatchGetInclusionProofsRequest
-	(*BatchGetInclusionProofsResponse)(nil), // 13: understudy.v1.BatchGetInclusionProofsResponse
-	(*InclusionProof)(nil),                  // 14: understudy.v1.InclusionProof
-	(*GetConsistencyProofRequest)(nil),      // 15: understudy.v1.GetConsistencyProofRequest
-	(*GetConsistencyProofResponse)(nil),     // 16: understudy.v1.GetConsistencyProofResponse
-	(*WatchCheckpointsRequest)(nil),         // 17: understudy.v1.WatchCheckpointsRequest
-	(*WatchCheckpointsResponse)(nil),        // 18: understudy.v1.WatchCheckpointsResponse
-	(*durationpb.Duration)(nil),             // 19: google.protobuf.Duration
+	(*GetTransparencyLogEntryRequest)(nil),  // 8: understudy.v1.GetTransparencyLogEntryRequest
+	(*GetTransparencyLogEntryResponse)(nil), // 9: understudy.v1.GetTransparencyLogEntryResponse
+	(*SearchEntriesRequest)(nil),            // 10: understudy.v1.SearchEntriesRequest
+	(*PublicKey)(nil),                       // 11: understudy.v1.PublicKey
+	(*SearchEntriesResponse)(nil),           // 12: understudy.v1.SearchEntriesResponse
+	(*SearchHit)(nil),                       // 13: understudy.v1.SearchHit
+	(*SearchCoverage)(nil),                  // 14: understudy.v1.SearchCoverage
+	(*ListEntriesRequest)(nil),              // 15: understudy.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),             // 16: understudy.v1.ListEntriesResponse
+	(*GetInclusionProofRequest)(nil),        // 17: understudy.v1.GetInclusionProofRequest
+	(*GetInclusionProofResponse)(nil),       // 18: understudy.v1.GetInclusionProofResponse
+	(*BatchGetInclusionProofsRequest)(nil),  // 19: understudy.v1.BatchGetInclusionProofsRequest
+	(*BatchGetInclusionProofsResponse)(nil), // 20: understudy.v1.BatchGetInclusionProofsResponse
+	(*InclusionProof)(nil),                  // 21: understudy.v1.InclusionProof
+	(*GetConsistencyProofRequest)(nil),      // 22: understudy.v1.GetConsistencyProofRequest
+	(*GetConsistencyProofResponse)(nil),     // 23: understudy.v1.GetConsistencyProofResponse
+	(*WatchCheckpointsRequest)(nil),         // 24: understudy.v1.WatchCheckpointsRequest
+	(*WatchCheckpointsResponse)(nil),        // 25: understudy.v1.WatchCheckpointsResponse
+	(*durationpb.Duration)(nil),             // 26: google.protobuf.Duration
 }
 var file_proto_understudy_v1_log_proto_depIdxs = []int32{
-	19, // 0: understudy.v1.Freshness.checkpoint_age:type_name -> google.protobuf.Duration
+	26, // 0: understudy.v1.Freshness.checkpoint_age:type_name -> google.protobuf.Duration
 	3,  // 1: understudy.v1.ListLogsResponse.logs:type_name -> understudy.v1.Log
 	0,  // 2: understudy.v1.Log.freshness:type_name -> understudy.v1.Freshness
 	0,  // 3: understudy.v1.GetCheckpointResponse.freshness:type_name -> understudy.v1.Freshness
 	0,  // 4: understudy.v1.GetEntryResponse.freshness:type_name -> understudy.v1.Freshness
-	0,  // 5: understudy.v1.ListEntriesResponse.freshness:type_name -> understudy.v1.Freshness
-	0,  // 6: understudy.v1.GetInclusionProofResponse.freshness:type_name -> understudy.v1.Freshness
-	14, // 7: understudy.v1.BatchGetInclusionProofsResponse.proofs:type_name -> understudy.v1.InclusionProof
-	0,  // 8: understudy.v1.BatchGetInclusionProofsResponse.freshness:type_name -> understudy.v1.Freshness
-	0,  // 9: understudy.v1.GetConsistencyProofResponse.freshness:type_name -> understudy.v1.Freshness
-	0,  // 10: understudy.v1.WatchCheckpointsResponse.freshness:type_name -> understudy.v1.Freshness
-	1,  // 11: understudy.v1.LogService.ListLogs:input_type -> understudy.v1.ListLogsRequest
-	4,  // 12: understudy.v1.LogService.GetCheckpoint:input_type -> understudy.v1.GetCheckpointRequest
-	6,  // 13: understudy.v1.LogService.GetEntry:input_type -> understudy.v1.GetEntryRequest
-	8,  // 14: understudy.v1.LogService.ListEntries:input_type -> understudy.v1.ListEntriesRequest
-	10, // 15: understudy.v1.LogService.GetInclusionProof:input_type -> understudy.v1.GetInclusionProofRequest
-	12, // 16: understudy.v1.LogService.BatchGetInclusionProofs:input_type -> understudy.v1.BatchGetInclusionProofsRequest
-	15, // 17: understudy.v1.LogService.GetConsistencyProof:input_type -> understudy.v1.GetConsistencyProofRequest
-	17, // 18: understudy.v1.LogService.WatchCheckpoints:input_type -> understudy.v1.WatchCheckpointsRequest
-	2,  // 19: understudy.v1.LogService.ListLogs:output_type -> understudy.v1.ListLogsResponse
-	5,  // 20: understudy.v1.LogService.GetCheckpoint:output_type -> understudy.v1.GetCheckpointResponse
-	7,  // 21: understudy.v1.LogService.GetEntry:output_type -> understudy.v1.GetEntryResponse
-	9,  // 22: understudy.v1.LogService.ListEntries:output_type -> understudy.v1.ListEntriesResponse
-	11, // 23: understudy.v1.LogService.GetInclusionProof:output_type -> understudy.v1.GetInclusionProofResponse
-	13, // 24: understudy.v1.LogService.BatchGetInclusionProofs:output_type -> understudy.v1.BatchGetInclusionProofsResponse
-	16, // 25: understudy.v1.LogService.GetConsistencyProof:output_type -> understudy.v1.GetConsistencyProofResponse
-	18, // 26: understudy.v1.LogService.WatchCheckpoints:output_type -> understudy.v1.WatchCheckpointsResponse
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	0,  // 5: understudy.v1.GetTransparencyLogEntryResponse.freshness:type_name -> understudy.v1.Freshness
+	11, // 6: understudy.v1.SearchEntriesRequest.public_key:type_name -> understudy.v1.PublicKey
+	13, // 7: understudy.v1.SearchEntriesResponse.hits:type_name -> understudy.v1.SearchHit
+	14, // 8: understudy.v1.SearchEntriesResponse.covered:type_name -> understudy.v1.SearchCoverage
+	0,  // 9: understudy.v1.SearchCoverage.freshness:type_name -> understudy.v1.Freshness
+	0,  // 10: understudy.v1.ListEntriesResponse.freshness:type_name -> understudy.v1.Freshness
+	0,  // 11: understudy.v1.GetInclusionProofResponse.freshness:type_name -> understudy.v1.Freshness
+	21, // 12: understudy.v1.BatchGetInclusionProofsResponse.proofs:type_name -> understudy.v1.InclusionProof
+	0,  // 13: understudy.v1.BatchGetInclusionProofsResponse.freshness:type_name -> understudy.v1.Freshness
+	0,  // 14: understudy.v1.GetConsistencyProofResponse.freshness:type_name -> understudy.v1.Freshness
+	0,  // 15: understudy.v1.WatchCheckpointsResponse.freshness:type_name -> understudy.v1.Freshness
+	1,  // 16: understudy.v1.LogService.ListLogs:input_type -> understudy.v1.ListLogsRequest
+	4,  // 17: understudy.v1.LogService.GetCheckpoint:input_type -> understudy.v1.GetCheckpointRequest
+	6,  // 18: understudy.v1.LogService.GetEntry:input_type -> understudy.v1.GetEntryRequest
+	8,  // 19: understudy.v1.LogService.GetTransparencyLogEntry:input_type -> understudy.v1.GetTransparencyLogEntryRequest
+	10, // 20: understudy.v1.LogService.SearchEntries:input_type -> understudy.v1.SearchEntriesRequest
+	15, // 21: understudy.v1.LogService.ListEntries:input_type -> understudy.v1.ListEntriesRequest
+	17, // 22: understudy.v1.LogService.GetInclusionProof:input_type -> understudy.v1.GetInclusionProofRequest
+	19, // 23: understudy.v1.LogService.BatchGetInclusionProofs:input_type -> understudy.v1.BatchGetInclusionProofsRequest
+	22, // 24: understudy.v1.LogService.GetConsistencyProof:input_type -> understudy.v1.GetConsistencyProofRequest
+	24, // 25: understudy.v1.LogService.WatchCheckpoints:input_type -> understudy.v1.WatchCheckpointsRequest
+	2,  // 26: understudy.v1.LogService.ListLogs:output_type -> understudy.v1.ListLogsResponse
+	5,  // 27: understudy.v1.LogService.GetCheckpoint:output_type -> understudy.v1.GetCheckpointResponse
+	7,  // 28: understudy.v1.LogService.GetEntry:output_type -> understudy.v1.GetEntryResponse
+	9,  // 29: understudy.v1.LogService.GetTransparencyLogEntry:output_type -> understudy.v1.GetTransparencyLogEntryResponse
+	12, // 30: understudy.v1.LogService.SearchEntries:output_type -> understudy.v1.SearchEntriesResponse
+	16, // 31: understudy.v1.LogService.ListEntries:output_type -> understudy.v1.ListEntriesResponse
+	18, // 32: understudy.v1.LogService.GetInclusionProof:output_type -> understudy.v1.GetInclusionProofResponse
+	20, // 33: understudy.v1.LogService.BatchGetInclusionProofs:output_type -> understudy.v1.BatchGetInclusionProofsResponse
+	23, // 34: understudy.v1.LogService.GetConsistencyProof:output_type -> understudy.v1.GetConsistencyProofResponse
+	25, // 35: understudy.v1.LogService.WatchCheckpoints:output_type -> understudy.v1.WatchCheckpointsResponse
+	26, // [26:36] is the sub-list for method output_type
+	16, // [16:26] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_proto_understudy_v1_log_proto_init() }
@@ -1690,8 +2393,15 @@ func file_proto_understudy_v1_log_proto_init() {
 	file_proto_understudy_v1_log_proto_msgTypes[6].OneofWrappers = []any{
 		(*GetEntryRequest_Index)(nil),
 		(*GetEntryRequest_LeafHash)(nil),
+		(*GetEntryRequest_Uuid)(nil),
 	}
-	file_proto_understudy_v1_log_proto_msgTypes[10].OneofWrappers = []any{
+	file_proto_understudy_v1_log_proto_msgTypes[8].OneofWrappers = []any{
+		(*GetTransparencyLogEntryRequest_Index)(nil),
+		(*GetTransparencyLogEntryRequest_LeafHash)(nil),
+		(*GetTransparencyLogEntryRequest_Uuid)(nil),
+	}
+	file_proto_understudy_v1_log_proto_msgTypes[13].OneofWrappers = []any{}
+	file_proto_understudy_v1_log_proto_msgTypes[17].OneofWrappers = []any{
 		(*GetInclusionProofRequest_Index)(nil),
 		(*GetInclusionProofRequest_LeafHash)(nil),
 	}
@@ -1701,7 +2411,7 @@ func file_proto_understudy_v1_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_understudy_v1_log_proto_rawDesc), len(file_proto_understudy_v1_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

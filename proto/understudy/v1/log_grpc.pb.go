@@ -1,7 +1,8 @@
 // The Understudy API: what a mirrored transparency log holds, and proofs of it.
 //
 // Conventions of every message:
-//   - A log is named by its origin, the first line of its checkpoints.
+//   - A log is named by its origin, the first line of its checkpoints. Each shard
+//     of a Rekor v1 service is a log.
 //   - Hashes are 32 raw bytes (SHA-256, RFC 6962). Indexes and sizes count
 //     entries of one tree and start at 0.
 //   - A checkpoint is the signed note exactly as upstream served it
@@ -36,6 +37,8 @@ const (
 	LogService_ListLogs_FullMethodName                = "/understudy.v1.LogService/ListLogs"
 	LogService_GetCheckpoint_FullMethodName           = "/understudy.v1.LogService/GetCheckpoint"
 	LogService_GetEntry_FullMethodName                = "/understudy.v1.LogService/GetEntry"
+	LogService_GetTransparencyLogEntry_FullMethodName = "/understudy.v1.LogService/GetTransparencyLogEntry"
+	LogService_SearchEntries_FullMethodName           = "/understudy.v1.LogService/SearchEntries"
 	LogService_ListEntries_FullMethodName             = "/understudy.v1.LogService/ListEntries"
 	LogService_GetInclusionProof_FullMethodName       = "/understudy.v1.LogService/GetInclusionProof"
 	LogService_BatchGetInclusionProofs_FullMethodName = "/understudy.v1.LogService/BatchGetInclusionProofs"
@@ -54,8 +57,15 @@ type LogServiceClient interface {
 	// GetCheckpoint returns the newest verified checkpoint, or the tree of a given
 	// size with the checkpoint archived for it.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
-	// GetEntry returns one entry by index or by leaf hash.
+	// GetEntry returns one entry by index, by leaf hash or by Rekor v1's UUID. What is
+	// not held of a Rekor v1 service is fetched from upstream, verified, and kept.
 	GetEntry(ctx context.Context, in *GetEntryRequest, opts ...grpc.CallOption) (*GetEntryResponse, error)
+	// GetTransparencyLogEntry returns what stands for an entry of Rekor, v1 or v2, in
+	// a Sigstore bundle, with a proof to a signed checkpoint.
+	GetTransparencyLogEntry(ctx context.Context, in *GetTransparencyLogEntryRequest, opts ...grpc.CallOption) (*GetTransparencyLogEntryResponse, error)
+	// SearchEntries finds entries of Rekor, v1 and v2, by what they are about. It says
+	// what it has looked through: what is not covered may have more.
+	SearchEntries(ctx context.Context, in *SearchEntriesRequest, opts ...grpc.CallOption) (*SearchEntriesResponse, error)
 	// ListEntries streams entries in index order. To resume a broken stream, ask
 	// again from the last received index plus one.
 	ListEntries(ctx context.Context, in *ListEntriesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListEntriesResponse], error)
@@ -106,6 +116,26 @@ func (c *logServiceClient) GetEntry(ctx context.Context, in *GetEntryRequest, op
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetEntryResponse)
 	err := c.cc.Invoke(ctx, LogService_GetEntry_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logServiceClient) GetTransparencyLogEntry(ctx context.Context, in *GetTransparencyLogEntryRequest, opts ...grpc.CallOption) (*GetTransparencyLogEntryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTransparencyLogEntryResponse)
+	err := c.cc.Invoke(ctx, LogService_GetTransparencyLogEntry_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logServiceClient) SearchEntries(ctx context.Context, in *SearchEntriesRequest, opts ...grpc.CallOption) (*SearchEntriesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SearchEntriesResponse)
+	err := c.cc.Invoke(ctx, LogService_SearchEntries_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -191,8 +221,15 @@ type LogServiceServer interface {
 	// GetCheckpoint returns the newest verified checkpoint, or the tree of a given
 	// size with the checkpoint archived for it.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
-	// GetEntry returns one entry by index or by leaf hash.
+	// GetEntry returns one entry by index, by leaf hash or by Rekor v1's UUID. What is
+	// not held of a Rekor v1 service is fetched from upstream, verified, and kept.
 	GetEntry(context.Context, *GetEntryRequest) (*GetEntryResponse, error)
+	// GetTransparencyLogEntry returns what stands for an entry of Rekor, v1 or v2, in
+	// a Sigstore bundle, with a proof to a signed checkpoint.
+	GetTransparencyLogEntry(context.Context, *GetTransparencyLogEntryRequest) (*GetTransparencyLogEntryResponse, error)
+	// SearchEntries finds entries of Rekor, v1 and v2, by what they are about. It says
+	// what it has looked through: what is not covered may have more.
+	SearchEntries(context.Context, *SearchEntriesRequest) (*SearchEntriesResponse, error)
 	// ListEntries streams entries in index order. To resume a broken stream, ask
 	// again from the last received index plus one.
 	ListEntries(*ListEntriesRequest, grpc.ServerStreamingServer[ListEntriesResponse]) error
@@ -227,6 +264,12 @@ func (UnimplementedLogServiceServer) GetCheckpoint(context.Context, *GetCheckpoi
 }
 func (UnimplementedLogServiceServer) GetEntry(context.Context, *GetEntryRequest) (*GetEntryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetEntry not implemented")
+}
+func (UnimplementedLogServiceServer) GetTransparencyLogEntry(context.Context, *GetTransparencyLogEntryRequest) (*GetTransparencyLogEntryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTransparencyLogEntry not implemented")
+}
+func (UnimplementedLogServiceServer) SearchEntries(context.Context, *SearchEntriesRequest) (*SearchEntriesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SearchEntries not implemented")
 }
 func (UnimplementedLogServiceServer) ListEntries(*ListEntriesRequest, grpc.ServerStreamingServer[ListEntriesResponse]) error {
 	return status.Error(codes.Unimplemented, "method ListEntries not implemented")
@@ -314,6 +357,42 @@ func _LogService_GetEntry_Handler(srv interface{}, ctx context.Context, dec func
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(LogServiceServer).GetEntry(ctx, req.(*GetEntryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LogService_GetTransparencyLogEntry_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTransparencyLogEntryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogServiceServer).GetTransparencyLogEntry(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LogService_GetTransparencyLogEntry_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogServiceServer).GetTransparencyLogEntry(ctx, req.(*GetTransparencyLogEntryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _LogService_SearchEntries_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SearchEntriesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogServiceServer).SearchEntries(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: LogService_SearchEntries_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogServiceServer).SearchEntries(ctx, req.(*SearchEntriesRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -412,6 +491,14 @@ var LogService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetEntry",
 			Handler:    _LogService_GetEntry_Handler,
+		},
+		{
+			MethodName: "GetTransparencyLogEntry",
+			Handler:    _LogService_GetTransparencyLogEntry_Handler,
+		},
+		{
+			MethodName: "SearchEntries",
+			Handler:    _LogService_SearchEntries_Handler,
 		},
 		{
 			MethodName: "GetInclusionProof",

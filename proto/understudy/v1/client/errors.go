@@ -38,6 +38,10 @@ func Reason(err error) string {
 	return ""
 }
 
+// Refused makes the error of a call that was made without a [Client]: a *RefusedError if the
+// server gave a reason.
+func Refused(call string, err error) error { return refused(call, err) }
+
 // refused makes the error of a call: a *RefusedError if the server gave a reason.
 func refused(call string, err error) error {
 	s := status.Convert(err)
