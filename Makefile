@@ -1,9 +1,9 @@
 # The targets of this project. `make help` lists them.
 #
 # Needs Go, git and make; nothing else. Programs that tests run are built from the
-# pinned list test/tools.txt into .tools/bin. What `make check` wants beyond that (a
-# C compiler, protoc, promtool) is skipped with a notice where it is missing, but
-# never under CI=true.
+# pinned list test/tools.txt into .tools/bin. What `make check` and `make e2e-v1` want
+# beyond that (a C compiler, protoc, promtool, MariaDB) is skipped with a notice where
+# it is missing, but never under CI=true.
 
 GO  ?= go
 BIN := .tools/bin
@@ -14,7 +14,7 @@ skip = echo "$@: skipped: $(1)"; [ "$$CI" != true ] || { echo "$@: must not be s
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build ./understudy
@@ -34,8 +34,17 @@ peers: # beforehand, so that no test's time limit has to cover it
 	@$(GO) run ./test/tools rekor-tiles tessera-fsck
 	@$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
 
+# Of the programs that it builds, Trillian, Rekor and cosign take minutes each.
+.PHONY: e2e-v1
+e2e-v1: ## real clients of Rekor v1 against a real Rekor v1, and a mirror alone (needs MariaDB)
+	@if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then \
+		$(GO) run ./test/tools rekor-server rekor-cli trillian-server trillian-signer trillian-createtree cosign && \
+		$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy && \
+		UNDERSTUDY_E2E_V1=1 $(GO) test -count=1 -timeout 15m ./test/e2ev1; \
+	else $(call skip,there is no mariadbd (Debian: mariadb-server-core)); fi
+
 .PHONY: bench
-bench: ## measure, side by side with Tessera
+bench: ## measure, side by side with Tessera and, if MariaDB is there, Rekor v1
 	$(GO) run ./test/bench
 
 .PHONY: check

@@ -21,6 +21,7 @@ import (
 // daemon is one installation of understudy.
 type daemon struct {
 	dir, config string
+	url         string // without a path
 	prefix      string // of the mirrored log, with a slash at its end
 	grpc        string // address
 	*child             // while it runs
@@ -33,6 +34,12 @@ func (b *bench) newDaemon(dir string) (*daemon, error) {
 
 // newDaemonOf writes one for a log on loopback; coverage are further keys of the log.
 func newDaemonOf(dir, url, keyFile, coverage string) (*daemon, error) {
+	return writeDaemon(dir, fmt.Sprintf("source: tiles, url: %q, origin: %s, public_key: %q, %s, poll: 1s, requests_per_second: 100000",
+		strings.TrimSuffix(url, "/"), origin, keyFile, coverage))
+}
+
+// writeDaemon writes one with the given keys of its only log.
+func writeDaemon(dir, log string) (*daemon, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
@@ -47,14 +54,15 @@ func newDaemonOf(dir, url, keyFile, coverage string) (*daemon, error) {
 	d := &daemon{
 		dir:    dir,
 		config: filepath.Join(dir, "understudy.yaml"),
+		url:    "http://" + addrs[0],
 		prefix: "http://" + addrs[0] + "/" + hex.EncodeToString(hash[:]) + "/",
 		grpc:   addrs[1],
 	}
 	text := fmt.Sprintf(`data_dir: ./data
 listen: {http: %s, grpc: %s, admin: %s}
 logs:
-  - {name: bench, source: tiles, url: %q, origin: %s, public_key: %q, %s, poll: 1s, requests_per_second: 100000}
-`, addrs[0], addrs[1], addrs[2], strings.TrimSuffix(url, "/"), origin, keyFile, coverage)
+  - {name: bench, %s}
+`, addrs[0], addrs[1], addrs[2], log)
 	return d, os.WriteFile(d.config, []byte(text), 0o600)
 }
 

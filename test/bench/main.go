@@ -1,8 +1,9 @@
 //go:build linux
 
 // Command bench measures understudy beside Tessera, with the same generated log, in
-// one run: the verified catch-up, the append, and proofs. It writes its table into
-// docs/benchmarks.md, unless flags made the run a smaller one.
+// one run: the verified catch-up, the append, and proofs; and beside a real Rekor v1,
+// where MariaDB is installed. It writes its table into docs/benchmarks.md, unless flags
+// made the run a smaller one.
 //
 // Every number is the median of several runs in which the peers take turns; the file
 // system is synced before each. It gates nothing.
@@ -39,6 +40,7 @@ const fullSize, fullRuns = 1_000_000, 3
 func run(ctx context.Context) (err error) {
 	n := flag.Uint64("n", fullSize, "entries of the log; fewer than the default only print")
 	runs := flag.Int("runs", fullRuns, "runs of each measurement; fewer than the default only print")
+	only := flag.Bool("rekor-v1", false, "measure only beside Rekor v1, and only print")
 	flag.Parse()
 	if *n < 2*batch || *runs < 1 || flag.NArg() != 0 {
 		return fmt.Errorf("want -n of at least %d and -runs of at least 1, and no arguments", 2*batch)
@@ -65,19 +67,23 @@ func run(ctx context.Context) (err error) {
 	}
 
 	b := &bench{dir: dir, runs: *runs, started: time.Now()}
-	if err := b.prepare(ctx, *n); err != nil {
-		return fmt.Errorf("prepare: %w", err)
+	if b.tools.understudy, err = tool.Understudy(ctx); err != nil {
+		return err
 	}
-	defer b.upstream.close()
-	for _, part := range []struct {
-		name    string
-		measure func(context.Context) error
-	}{
-		{"catch-up", b.measureCatchUp},
-		{"append", b.measureAppend},
-		{"proofs", b.measureProofs}, // over what the others left behind
-		{"windows", b.measureWindow},
-	} {
+	parts := []part{{"beside Rekor v1", b.measureRekorV1}}
+	if !*only {
+		if err := b.prepare(ctx, *n); err != nil {
+			return fmt.Errorf("prepare: %w", err)
+		}
+		defer b.upstream.close()
+		parts = append([]part{
+			{"catch-up", b.measureCatchUp},
+			{"append", b.measureAppend},
+			{"proofs", b.measureProofs}, // over what the others left behind
+			{"windows", b.measureWindow},
+		}, parts...)
+	}
+	for _, part := range parts {
 		b.say("measuring %s", part.name)
 		if err := part.measure(ctx); err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
@@ -85,10 +91,16 @@ func run(ctx context.Context) (err error) {
 	}
 	table := b.table()
 	fmt.Println(table)
-	if small {
+	if small || *only {
 		return nil
 	}
 	return write(filepath.Join(root, "docs", "benchmarks.md"), table)
+}
+
+// part is one chapter of the table.
+type part struct {
+	name    string
+	measure func(context.Context) error
 }
 
 // affordable returns how many entries, at most n, the free disk allows: 20 GB for a
@@ -128,9 +140,6 @@ type tools struct{ understudy, mirror, fsck string }
 
 func (b *bench) prepare(ctx context.Context, n uint64) (err error) {
 	b.say("building the programs")
-	if b.tools.understudy, err = tool.Understudy(ctx); err != nil {
-		return err
-	}
 	if b.tools.mirror, err = tool.Path(ctx, "tessera-mirror"); err != nil {
 		return err
 	}

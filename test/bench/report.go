@@ -110,9 +110,14 @@ func (b *bench) circumstances() string {
 	}
 	var info syscall.Sysinfo_t
 	syscall.Sysinfo(&info)
-	return fmt.Sprintf("%s: %s, %d cores, %.0f GiB of memory, Linux %s, %s. %s entries of %.0f bytes in the mean (%.2f GB); median of %d runs in alternation (lowest–highest).",
+	entries := ""
+	if b.upstream != nil {
+		entries = fmt.Sprintf("%s entries of %.0f bytes in the mean (%.2f GB); ",
+			number(float64(b.upstream.size)), float64(b.upstream.entryBytes)/float64(b.upstream.size), float64(b.upstream.entryBytes)/1e9)
+	}
+	return fmt.Sprintf("%s: %s, %d cores, %.0f GiB of memory, Linux %s, %s. %smedian of %d runs in alternation (lowest–highest).",
 		time.Now().UTC().Format(time.DateOnly), processor(), runtime.NumCPU(), float64(info.Totalram)*float64(info.Unit)/(1<<30), kernel, runtime.Version(),
-		number(float64(b.upstream.size)), float64(b.upstream.entryBytes)/float64(b.upstream.size), float64(b.upstream.entryBytes)/1e9, b.runs)
+		entries, b.runs)
 }
 
 func processor() string {

@@ -23,11 +23,11 @@ import (
 	"github.com/understudy-log/understudy/test/verifier"
 )
 
-// Config says what a Daemon mirrors. All fields but Coverage must be set.
+// Config says what a Daemon mirrors. All fields but Origin and Coverage must be set.
 type Config struct {
 	Binary      string // understudy
 	Dir         string // an existing folder for configuration, data and output
-	URL, Origin string // of the log
+	URL, Origin string // of the log; no origin: of a Rekor v1 service
 	TrustedRoot string // file
 
 	Poll              time.Duration
@@ -70,12 +70,16 @@ func (d *Daemon) Cover(coverage string) error {
 	if coverage == "" {
 		coverage = "coverage: full"
 	}
+	source := "rekor-v1"
+	if config.Origin != "" {
+		source = fmt.Sprintf("tiles, origin: %q", config.Origin)
+	}
 	text := fmt.Sprintf(`data_dir: ./data
 listen: {http: %s, grpc: %s, admin: %s}
 trusted_root: %q
 logs:
-  - {name: rekor, source: tiles, url: %q, origin: %q, poll: %s, requests_per_second: %d, %s}
-`, d.http, d.grpc, d.admin, config.TrustedRoot, config.URL, config.Origin, config.Poll, config.RequestsPerSecond, coverage)
+  - {name: rekor, source: %s, url: %q, poll: %s, requests_per_second: %d, %s}
+`, d.http, d.grpc, d.admin, config.TrustedRoot, source, config.URL, config.Poll, config.RequestsPerSecond, coverage)
 	return os.WriteFile(d.ConfigFile, []byte(text), 0o600)
 }
 
@@ -132,10 +136,13 @@ func (d *Daemon) Command(ctx context.Context, verb ...string) (string, error) {
 	return string(out), err
 }
 
+// URL returns the address for everybody, without a path.
+func (d *Daemon) URL() string { return "http://" + d.http }
+
 // Prefix returns the address of the mirrored log's tiles.
 func (d *Daemon) Prefix() string {
 	hash := sha256.Sum256([]byte(d.config.Origin))
-	return "http://" + d.http + "/" + hex.EncodeToString(hash[:])
+	return d.URL() + "/" + hex.EncodeToString(hash[:])
 }
 
 // Conn returns the connection to the running daemon.
