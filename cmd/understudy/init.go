@@ -13,7 +13,7 @@ import (
 const initialConfig = `# Configuration of Understudy. Relative paths start at the folder of this file.
 
 # Everything that is stored. Give it room: a Rekor v2 shard with 100 million
-# entries takes about 80 GB.
+# entries takes about 85 GB.
 data_dir: ./understudy-data
 
 listen:
