@@ -174,6 +174,7 @@ func (m *Mirror) Run(ctx context.Context, keys []trust.Key) error {
 	group.Go(func() error { return m.history(ctx) })
 	group.Go(func() error { return m.scrub(ctx) })
 	group.Go(func() error { return m.mend(ctx) })
+	group.Go(func() error { return m.index(ctx) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("mirror %s: %w", m.cfg.Name, err)
 	}
