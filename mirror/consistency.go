@@ -58,7 +58,7 @@ func (s *Service) fetchConsistency(ctx context.Context, client Client, sh *shard
 	flightCtx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
 	if last > p.Size { // logged since the last poll?
-		if err := sh.pollNow(flightCtx); err != nil {
+		if err := s.relist(flightCtx); err != nil {
 			return nil, root, s.unproven(ctx, sh, err)
 		}
 		if p = sh.mirror.tree.State().Pending; last > p.Size {
@@ -67,20 +67,6 @@ func (s *Service) fetchConsistency(ctx context.Context, client Client, sh *shard
 	}
 	hashes, err = sh.fetchProof(flightCtx, p.Head, first, last)
 	return hashes, p.Root, s.unproven(ctx, sh, err)
-}
-
-// pollNow asks for the newest checkpoint out of turn.
-func (sh *shard) pollNow(ctx context.Context) error {
-	infos, err := sh.service.list(ctx, sh.service.work)
-	if err != nil {
-		return err
-	}
-	for _, info := range infos {
-		if info.treeID == sh.treeID {
-			return sh.judge(ctx, info)
-		}
-	}
-	return shardProblem("log info does not list the shard %d", sh.treeID)
 }
 
 // composed returns a consistency proof out of what is held, with the root of the newest

@@ -94,18 +94,21 @@ func (s *Service) recount() error {
 	var all []pinned
 	for _, sh := range s.known() {
 		var unwatched []storage.Pin
-		v := sh.mirror.tree.View()
-		err := v.Pins(0, func(p storage.Pin, _ int) error {
+		damaged, err := sh.eachPin(func(p storage.Pin) {
 			if p.Reasons&storage.PinWatched != 0 && s.wanted(sh, &p) == 0 {
 				unwatched = append(unwatched, storage.Pin{Index: p.Index})
 				p.Reasons = p.Reasons&^storage.PinWatched | storage.PinRead
 			}
 			all = append(all, pinned{sh, storage.Pin{Index: p.Index, Reasons: p.Reasons, Anchor: p.Anchor, At: p.At}, pinBytes(&p)})
-			return nil
 		})
-		v.Close()
-		if err != nil && !errors.As(err, new(*storage.DamageError)) {
+		if err != nil {
 			return &storageError{err}
+		}
+		for _, index := range damaged {
+			s.logger.Error("a pinned entry is damaged and is given up: it is fetched again when somebody asks for it, or watches it; if it was imported, import it again", "origin", sh.origin, "index", index)
+			if err := sh.mirror.tree.Release(index, storage.PinRead|storage.PinWatched|storage.PinImported); err != nil {
+				return &storageError{err}
+			}
 		}
 		for _, p := range unwatched {
 			if err := sh.mirror.tree.Hold(p.Index, storage.PinRead); err != nil {
@@ -121,6 +124,28 @@ func (s *Service) recount() error {
 		s.pins.note(p.shard, &p.pin, p.bytes)
 	}
 	return nil
+}
+
+// eachPin calls yield for every pin that can be read, and returns the indexes of those that
+// cannot. What is damaged but is no single pin ends it.
+func (sh *shard) eachPin(yield func(storage.Pin)) (damaged []uint64, err error) {
+	v := sh.mirror.tree.View()
+	defer v.Close()
+	for from := uint64(0); ; {
+		err := v.Pins(from, func(p storage.Pin, _ int) error {
+			yield(p)
+			return nil
+		})
+		damage := new(storage.DamageError)
+		if err == nil || !errors.As(err, &damage) {
+			return damaged, err
+		}
+		index, ok := damage.Pinned()
+		if !ok {
+			return damaged, nil // the check names it
+		}
+		damaged, from = append(damaged, index), index+1
+	}
 }
 
 // anchorAtOnce bounds how many pins are anchored after one poll.

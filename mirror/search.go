@@ -38,9 +38,9 @@ const maxHits = 10_000
 
 // Search returns the entries of the log that have any of the search keys, or all of them, in
 // the order of their indexes, at most maxHits. See rekor.QueryKeys.
-func (m *Mirror) Search(keys []string, all bool) ([]SearchHit, IndexRange, error) {
+func (m *Mirror) Search(ctx context.Context, keys []string, all bool) ([]SearchHit, IndexRange, error) {
 	for range 3 {
-		hits, covered, err := m.search(keys, all)
+		hits, covered, err := m.search(ctx, keys, all)
 		if !errors.Is(err, storage.ErrIndexing) {
 			return hits, covered, err
 		}
@@ -51,7 +51,7 @@ func (m *Mirror) Search(keys []string, all bool) ([]SearchHit, IndexRange, error
 }
 
 // search is Search in one view, unless the index was begun anew meanwhile.
-func (m *Mirror) search(keys []string, all bool) ([]SearchHit, IndexRange, error) {
+func (m *Mirror) search(ctx context.Context, keys []string, all bool) ([]SearchHit, IndexRange, error) {
 	a := m.answer()
 	defer a.Close()
 	covered := IndexRange{Origin: m.cfg.Origin}
@@ -69,8 +69,11 @@ func (m *Mirror) search(keys []string, all bool) ([]SearchHit, IndexRange, error
 				return errPageFull
 			}
 			scans[i].indexes = append(scans[i].indexes, index)
-			return nil
+			return ctx.Err()
 		})
+		if ctx.Err() != nil {
+			return nil, covered, ctx.Err()
+		}
 		if errors.Is(err, storage.ErrIndexing) {
 			return nil, covered, err
 		}
@@ -182,7 +185,7 @@ func (s *Service) Search(ctx context.Context, client Client, q rekor.Query) (Sea
 		}
 	}
 	for _, sh := range s.known() {
-		hits, covered, err := sh.mirror.Search(keys, all)
+		hits, covered, err := sh.mirror.Search(ctx, keys, all)
 		if err != nil {
 			return SearchResult{}, fresh, err
 		}

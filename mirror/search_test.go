@@ -46,15 +46,15 @@ func TestSearchForRareAndCommon(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, keys := range [][]string{{"common", "a rare one"}, {"a rare one", "common", "common"}} {
-		hits, covered, err := m.Search(keys, true)
+		hits, covered, err := m.Search(t.Context(), keys, true)
 		if err != nil || len(hits) != 1 || hits[0].Index != rare || hits[0].LeafHash != storage.LeafHash(bodies[rare]) || covered.End != entries {
 			t.Errorf("%v: %+v %+v %v", keys, hits, covered, err)
 		}
 	}
-	if hits, _, err := m.Search([]string{"common", "a rare one"}, false); err != nil || len(hits) != 10_000 {
+	if hits, _, err := m.Search(t.Context(), []string{"common", "a rare one"}, false); err != nil || len(hits) != 10_000 {
 		t.Errorf("any: %d hits, %v", len(hits), err)
 	}
-	if hits, _, err := m.Search([]string{"common", "none"}, true); err != nil || len(hits) != 0 {
+	if hits, _, err := m.Search(t.Context(), []string{"common", "none"}, true); err != nil || len(hits) != 0 {
 		t.Errorf("with a key that nothing has: %+v, %v", hits, err)
 	}
 }
@@ -92,14 +92,14 @@ func TestIndexOfBefore(t *testing.T) {
 			HTTPClient: &http.Client{Transport: nobody{}},
 		})
 		check(t, err)
-		if hits, covered, err := m.Search([]string{string(bodies[7])}, false); err != nil || len(hits) != 0 || covered.Start != covered.End {
+		if hits, covered, err := m.Search(t.Context(), []string{string(bodies[7])}, false); err != nil || len(hits) != 0 || covered.Start != covered.End {
 			t.Errorf("before: %+v %+v %v", hits, covered, err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- m.Run(ctx, nil) }()
 		time.Sleep(time.Minute)
-		if hits, covered, err := m.Search([]string{string(bodies[7])}, false); err != nil || len(hits) != 1 || hits[0].Index != 7 || covered.Start != 0 || covered.End != entries {
+		if hits, covered, err := m.Search(t.Context(), []string{string(bodies[7])}, false); err != nil || len(hits) != 1 || hits[0].Index != 7 || covered.Start != 0 || covered.End != entries {
 			t.Errorf("after: %+v %+v %v", hits, covered, err)
 		}
 		stop()

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/pem"
@@ -9,7 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strings"
+	"strconv"
 	"sync"
 	"time"
 
@@ -103,6 +104,7 @@ type Service struct {
 	// listed are the tree IDs as log info last listed them with checkpoints that were all
 	// verified; the last one is active. listing is what it lists now.
 	listed, listing []uint64
+	lost            []lostShard // set once
 	keys            []trust.Key
 	// problem is why a shard that is listed, or all, are not known.
 	problem *Problem
@@ -154,7 +156,10 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	if s.watched, err = newWatchKeys(cfg.Watch); err != nil {
 		return nil, err
 	}
-	return s, s.load()
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // serviceRecord is what is kept of a service.
@@ -169,6 +174,12 @@ type shardRecord struct {
 	Origin    string `json:"origin"`
 	Start     uint64 `json:"start"` // virtual index of the first entry
 	PublicKey string `json:"public_key"`
+}
+
+// lostShard is a shard whose tree cannot be opened.
+type lostShard struct {
+	shardRecord
+	err error
 }
 
 func (s *Service) recordName() string { return "rekor-v1 " + s.cfg.Name }
@@ -191,7 +202,9 @@ func (s *Service) load() error {
 		}
 		sh, err := s.newShard(r.TreeID, r.Origin, r.Start, key)
 		if err != nil {
-			return err
+			s.logger.Error("this shard is not served, the others are: its stored tree cannot be used; run \"understudy check\" and restore a backup", "origin", r.Origin, "error", err)
+			s.lost = append(s.lost, lostShard{r, err})
+			continue
 		}
 		s.shards = append(s.shards, sh)
 	}
@@ -205,6 +218,10 @@ func (s *Service) save(shards []*shard, listed []uint64) error {
 		record.Shards = append(record.Shards, shardRecord{TreeID: sh.treeID, Origin: sh.origin, Start: sh.start(),
 			PublicKey: string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: sh.key.SPKI()}))})
 	}
+	for _, lost := range s.lost {
+		record.Shards = append(record.Shards, lost.shardRecord)
+	}
+	slices.SortStableFunc(record.Shards, func(a, b shardRecord) int { return cmp.Compare(a.Start, b.Start) })
 	raw, err := json.Marshal(record)
 	if err != nil {
 		return err
@@ -216,16 +233,6 @@ func (s *Service) save(shards []*shard, listed []uint64) error {
 	defer s.mu.Unlock()
 	s.shards, s.listed = shards, listed
 	return nil
-}
-
-// splitOrigin reads the origin of a shard: "host - tree ID".
-func splitOrigin(origin string) (host string, treeID uint64, err error) {
-	i := strings.LastIndex(origin, " - ")
-	if i <= 0 {
-		return "", 0, &FormatError{fmt.Sprintf("origin %q is not one of a Rekor v1 shard", origin)}
-	}
-	treeID, err = parseTreeID(origin[i+3:])
-	return origin[:i], treeID, err
 }
 
 // Name returns the operator's name for the service.
@@ -260,13 +267,6 @@ func (s *Service) byTree(treeID uint64) *shard {
 		}
 	}
 	return nil
-}
-
-// lists says whether log info listed a shard, as far as is known.
-func (s *Service) lists(treeID uint64) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return slices.Contains(s.listed, treeID) || slices.Contains(s.listing, treeID)
 }
 
 // answered is told of every request whether upstream gave an orderly answer.
@@ -332,25 +332,6 @@ func (s *Service) follow(ctx context.Context, group *errgroup.Group) error {
 	return nil
 }
 
-// list reads log info once, and refuses what cannot be.
-func (s *Service) list(ctx context.Context, api *rekorAPI) ([]shardInfo, error) {
-	before := map[uint64]uint64{}
-	for _, sh := range s.known() {
-		before[sh.treeID] = sh.mirror.tree.State().Pending.Size
-	}
-	infos, err := api.info(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for i := range infos {
-		infos[i].since = before[infos[i].treeID]
-	}
-	if len(infos) > maxShards {
-		return nil, shardProblem("log info lists %d shards; %d is the most that is believed", len(infos), maxShards)
-	}
-	return infos, s.sameOrder(infos)
-}
-
 // poll judges the checkpoint of every shard. What is wrong with one does not hold up the
 // others.
 func (s *Service) poll(ctx context.Context, infos []shardInfo) (failures error) {
@@ -361,6 +342,8 @@ func (s *Service) poll(ctx context.Context, infos []shardInfo) (failures error) 
 		sh := s.byTree(info.treeID)
 		var err error
 		switch {
+		case s.isLost(info.treeID):
+			err = shardProblem("the stored tree of shard %d cannot be used", info.treeID)
 		case sh != nil:
 			err = sh.poll(ctx, info, start, known)
 		case known:
@@ -423,168 +406,6 @@ func (s *Service) unfollowed(err error, text string, args ...any) {
 	s.problem = p
 }
 
-// sameOrder refuses log info that lacks a shard whose checkpoint is archived, or has it at
-// another place: virtual indexes would mean something else than they did.
-func (s *Service) sameOrder(infos []shardInfo) error {
-	rest := infos
-	for _, sh := range s.known() {
-		if sh.mirror.tree.State().Pending.Raw == nil {
-			continue // imported, and never listed
-		}
-		at := slices.IndexFunc(rest, func(info shardInfo) bool { return info.treeID == sh.treeID })
-		if at < 0 {
-			return shardProblem("log info does not list the shard %d, or not behind those that were in front of it", sh.treeID)
-		}
-		rest = rest[at+1:]
-	}
-	return nil
-}
-
-// note notes which shards log info lists. Nobody has signed that.
-func (s *Service) note(infos []shardInfo) {
-	listing := make([]uint64, len(infos))
-	for i := range infos {
-		listing[i] = infos[i].treeID
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.listing = listing
-}
-
-// settle keeps which shards log info lists, if it has a checkpoint of each that was verified.
-func (s *Service) settle() error {
-	s.adding.Lock()
-	defer s.adding.Unlock()
-	s.mu.RLock()
-	shards, listed, listing := s.shards, s.listed, s.listing
-	s.mu.RUnlock()
-	if slices.Equal(listed, listing) {
-		return nil
-	}
-	for _, id := range listing {
-		if sh := s.byTree(id); sh == nil || sh.mirror.tree.State().Pending.Raw == nil {
-			return nil
-		}
-	}
-	return s.save(shards, listing)
-}
-
-// relist reads log info out of turn, unless that was done within the last second: about a shard
-// that is not known, nothing is said that may have been true before.
-func (s *Service) relist(ctx context.Context) error {
-	select {
-	case s.relisting <- struct{}{}:
-		defer func() { <-s.relisting }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if time.Since(s.relisted) < time.Second {
-		return nil
-	}
-	infos, err := s.list(ctx, s.work)
-	if err != nil {
-		return err
-	}
-	s.relisted = time.Now()
-	if err := s.poll(ctx, infos); ends(err) {
-		return err
-	}
-	return nil
-}
-
-// discover makes a shard of what log info lists for the first time. The shard is returned with
-// an error if it is known now and its checkpoint was refused.
-func (s *Service) discover(ctx context.Context, info shardInfo, start uint64) (*shard, error) {
-	origin, err := trust.Origin(info.checkpoint)
-	if err != nil {
-		return nil, err
-	}
-	if _, id, err := splitOrigin(origin); err != nil || id != info.treeID {
-		return nil, shardProblem("the checkpoint of shard %d has the origin %q", info.treeID, origin)
-	}
-	s.mu.RLock()
-	keys := s.keys
-	s.mu.RUnlock()
-	c, key, err := trust.Signer(info.checkpoint, origin, keys)
-	if err != nil {
-		return nil, err
-	}
-	if start > 0 && c.Size > 0 {
-		if err := s.confirm(ctx, s.shardWith(info.treeID, origin, start, key)); err != nil {
-			return nil, err
-		}
-	}
-	sh, err := s.addShard(origin, info.treeID, start, c.Size, key)
-	if err != nil {
-		return nil, err
-	}
-	sh.mirror.answered(true)
-	return sh, sh.poll(ctx, info, start, true)
-}
-
-// confirm has upstream show the first entry of a shard, before it is believed for good where
-// that begins: its SET signs the virtual index, and its proof the index in the tree. The sizes of
-// the shards in front of it may be old.
-func (s *Service) confirm(ctx context.Context, sh *shard) error {
-	items, err := s.work.entries(ctx, []EntryRef{{Index: sh.start()}})
-	if err != nil {
-		return err
-	}
-	if len(items) != 1 {
-		return shardProblem("the shard %d should begin at the virtual index %d, and upstream has no entry there", sh.treeID, sh.start())
-	}
-	p, err := sh.proven(&items[0])
-	if err == nil && p.Index != 0 {
-		err = fmt.Errorf("it is the one with the index %d", p.Index)
-	}
-	if err != nil {
-		return shardProblem("the shard %d should begin at the virtual index %d, and the entry there is not its first one: %v", sh.treeID, sh.start(), err)
-	}
-	return nil
-}
-
-// addShard makes a shard known, durably. key has signed that it has so many entries.
-func (s *Service) addShard(origin string, treeID, start, size uint64, key trust.Key) (*shard, error) {
-	host, _, err := splitOrigin(origin)
-	if err != nil {
-		return nil, err
-	}
-	s.adding.Lock()
-	defer s.adding.Unlock()
-	if sh := s.byTree(treeID); sh != nil {
-		return sh, nil // meanwhile
-	}
-	s.mu.RLock()
-	shards, listed := s.shards, s.listed
-	s.mu.RUnlock()
-	at := len(shards)
-	for i, other := range slices.Backward(shards) {
-		otherHost, _, _ := splitOrigin(other.origin)
-		if host != otherHost {
-			return nil, &trust.OriginError{Got: origin, Want: fmt.Sprintf("%s - %d", otherHost, treeID)}
-		}
-		// One without a checkpoint has no entries, so it cannot be in the way.
-		if end := other.start() + other.mirror.tree.State().Pending.Size; max(start, other.start()) < min(start+size, end) {
-			return nil, shardProblem("shard %d would have the virtual indexes %d to %d, and shard %d has those from %d to %d", treeID, start, start+size-1, other.treeID, other.start(), end-1)
-		}
-		if start < other.start() || start == other.start() && slices.Index(listed, treeID) < slices.Index(listed, other.treeID) {
-			at = i
-		}
-	}
-	sh, err := s.newShard(treeID, origin, start, key)
-	if err != nil {
-		return nil, err
-	}
-	if err := sh.mirror.recall(); err != nil {
-		return nil, err
-	}
-	if err := s.save(slices.Insert(slices.Clone(shards), at, sh), listed); err != nil {
-		return nil, err
-	}
-	s.logger.Info("a shard is followed", "origin", origin, "virtual_index", start, "coverage", sh.coverage)
-	return sh, nil
-}
-
 // Shard describes one shard as GET /api/v1/log does.
 type Shard struct {
 	TreeID     uint64
@@ -627,6 +448,14 @@ func (s *Service) Statuses() []Status {
 	for _, m := range s.Mirrors() {
 		statuses = append(statuses, m.Status())
 	}
+	for _, lost := range s.lost {
+		start := lost.Start
+		statuses = append(statuses, Status{
+			Name: fmt.Sprintf("%s/%d", s.cfg.Name, lost.TreeID), Origin: lost.Origin, OriginHash: OriginHash(lost.Origin), URL: s.cfg.URL, Coverage: string(s.cfg.Coverage),
+			TreeID: strconv.FormatUint(lost.TreeID, 10), VirtualIndex: &start, Pins: &PinStatus{}, Source: SourceStale, UpstreamState: UpstreamUnreachable,
+			Problem: &Problem{Reason: ProblemStorage, Text: lost.err.Error()},
+		})
+	}
 	if len(statuses) == 0 {
 		s.mu.RLock()
 		defer s.mu.RUnlock()
@@ -641,8 +470,7 @@ func (s *Service) Held() ([]Status, error) {
 	for _, sh := range s.known() {
 		st := Describe(sh.mirror.cfg.Name, s.cfg.URL, sh.mirror.tree.State(), sh.origin)
 		sh.describe(&st)
-		v := sh.mirror.tree.View()
-		err := v.Pins(0, func(p storage.Pin, _ int) error {
+		if _, err := sh.eachPin(func(p storage.Pin) {
 			st.Pins.Count++
 			st.Pins.Bytes += uint64(pinBytes(&p))
 			if p.Reasons&^storage.PinRead != 0 {
@@ -651,10 +479,7 @@ func (s *Service) Held() ([]Status, error) {
 			if p.Anchor == (storage.Head{}) {
 				st.Pins.Unlinked++
 			}
-			return nil
-		})
-		v.Close()
-		if err != nil {
+		}); err != nil {
 			return nil, err
 		}
 		statuses = append(statuses, st)

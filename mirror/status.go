@@ -360,7 +360,7 @@ func (m *Mirror) Status() Status {
 	if s.Head.Size == 0 && m.cfg.windowed() {
 		st.Coverage = "window"
 	}
-	if s.Minimum > m.cfg.HistoryTo {
+	if s.Minimum > m.cfg.HistoryTo && m.shard == nil { // whose window does not grow backwards
 		rate, left := m.backward.progress.rate(s.Minimum - m.cfg.HistoryTo)
 		st.History = &History{To: m.cfg.HistoryTo, EntriesPerSecond: rate, SecondsLeft: left.Seconds(), Problem: clone(m.backward.problem)}
 	}

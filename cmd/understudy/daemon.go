@@ -141,6 +141,7 @@ func (d *daemon) newServiceFollower(i int, metrics *mirror.Metrics) (*follower, 
 	}
 	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, metrics
 	if f.service, err = mirror.NewService(cfg); err != nil {
+		f.service = nil
 		d.logger.Error("this service is not served: what is stored of it cannot be used; run \"understudy check\" and restore a backup", "log", f.config.Name, "error", err)
 		f.damage = &mirror.Problem{Reason: mirror.ProblemStorage, Text: err.Error(), Since: time.Now()}
 		return f, nil
@@ -199,7 +200,7 @@ func (d *daemon) registerMetrics() {
 func (d *daemon) run(ctx context.Context, l *listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), Logger: d.logger, Registerer: d.registry})
+		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), Logger: d.logger, Registerer: d.registry})
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {

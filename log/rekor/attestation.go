@@ -2,6 +2,7 @@ package rekor
 
 import (
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -43,7 +44,7 @@ func Attestation(body []byte) string {
 const maxDigestKey = 256 // characters; no digest is that long
 
 // StatementKeys returns the search keys of an attestation that was stored beside an entry: the
-// digests of the subjects of an in-toto statement, and of the materials of its predicate, as
+// digests of the subjects of an in-toto statement, then of the materials of its predicate, as
 // Rekor has them. They are those of SearchKeys that the entry alone does not show.
 func StatementKeys(attestation []byte) (keys []string) {
 	type digests []struct {
@@ -62,15 +63,16 @@ func StatementKeys(attestation []byte) (keys []string) {
 	if len(statement.Predicate) > 0 && json.Unmarshal(statement.Predicate, &predicate) != nil {
 		predicate.Materials = nil
 	}
+	known := map[string]bool{}
 	for _, list := range []digests{statement.Subject, predicate.Materials} {
 		for _, d := range list {
-			for algorithm, value := range d.Digest {
-				if key := strings.ToLower(algorithm + ":" + value); len(key) <= maxDigestKey {
+			for _, algorithm := range slices.Sorted(maps.Keys(d.Digest)) {
+				if key := strings.ToLower(algorithm + ":" + d.Digest[algorithm]); len(key) <= maxDigestKey && !known[key] {
+					known[key] = true
 					keys = append(keys, key)
 				}
 			}
 		}
 	}
-	slices.Sort(keys)
-	return slices.Compact(keys)
+	return keys
 }

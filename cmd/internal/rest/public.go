@@ -32,6 +32,7 @@ const keptBuffer = 4 << 20
 type PublicConfig struct {
 	Mirrors    func() []*mirror.Mirror // asked for each request: shards appear while the server runs
 	Rekor      *mirror.Service         // what is served as Rekor v1; nil if none is mirrored
+	RekorLost  bool                    // one is mirrored, and cannot be served
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -77,8 +78,12 @@ func newPublic(c PublicConfig, service rekorService) http.Handler {
 	}
 	paths := routes[:]
 	if service == nil {
-		mux.HandleFunc("/api/v1", noRekor)
-		mux.HandleFunc("/api/v1/", noRekor)
+		answer := noRekor
+		if c.RekorLost {
+			answer = lostRekor
+		}
+		mux.HandleFunc("/api/v1", answer)
+		mux.HandleFunc("/api/v1/", answer)
 	} else {
 		p.rekor = service.Name()
 		newRekorAPI(service, c.Logger, mux)

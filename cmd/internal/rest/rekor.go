@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,10 +41,11 @@ type rekorService interface {
 //   - request bodies are bounded;
 //   - a UUID with the tree ID 0 is a bad request (400), not an error of the server (500).
 type rekorAPI struct {
-	service rekorService
-	logger  *slog.Logger
-	mux     *http.ServeMux
-	bodies  largeBodies
+	service             rekorService
+	logger              *slog.Logger
+	mux                 *http.ServeMux
+	bodies              costly
+	proposals, searches costly
 }
 
 const (
@@ -76,7 +78,8 @@ func rekorPaths() []string {
 }
 
 func newRekorAPI(service rekorService, logger *slog.Logger, mux *http.ServeMux) *rekorAPI {
-	p := &rekorAPI{service: service, logger: logger, mux: mux, bodies: newLargeBodies()}
+	p := &rekorAPI{service: service, logger: logger, mux: mux, bodies: newCostly(maxLargeBodies, maxClientLarge, "large requests"),
+		proposals: newCostly(runtime.GOMAXPROCS(0), maxClientProposals, "proposed entries"), searches: newCostly(maxSearches, maxClientSearches, "searches")}
 	for i, handle := range [len(rekorRoutes)]http.HandlerFunc{
 		p.logInfo, p.publicKey, p.proof, p.entryByIndex, p.entryByUUID, p.retrieve, p.search, p.write, p.ping,
 	} {
@@ -92,6 +95,13 @@ func newRekorAPI(service rekorService, logger *slog.Logger, mux *http.ServeMux) 
 func noRekor(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	refuseRekor(w, http.StatusNotFound, "no Rekor v1 service is mirrored here; /logs names the logs that are")
+}
+
+// lostRekor answers for a service that is mirrored, and that cannot be served.
+func lostRekor(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	writeRekor(w, http.StatusServiceUnavailable, mediaJSON, rekorError{Code: http.StatusServiceUnavailable,
+		Message: "what is stored of the mirrored service cannot be used; its operator finds the reason in the log", Reason: mirror.ReasonDamaged}.json())
 }
 
 // serve sets the headers that every answer has.
@@ -328,6 +338,11 @@ func (p *rekorAPI) search(w http.ResponseWriter, r *http.Request) {
 	}
 	uuids := []string{}
 	if any {
+		if err := p.searches.enter(r); err != nil {
+			refuseInvalid(w, err)
+			return
+		}
+		defer p.searches.leave(r)
 		found, freshness, err := p.service.Search(r.Context(), clientID(r), query)
 		if err != nil {
 			p.refuse(w, r, err)

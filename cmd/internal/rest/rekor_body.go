@@ -24,26 +24,33 @@ const (
 	smallBody      = 32 << 10
 	maxLargeBodies = 4 // at once, for all clients; further ones wait
 	maxClientLarge = 2 // for one client; further ones get 429
+
+	// Proposed entries of a few kilobytes can unpack to megabytes; and a search reads each
+	// entry that it finds.
+	maxClientProposals = 16 // of one client, worked on by as many processors as there are
+	maxSearches        = 8  // as over gRPC
+	maxClientSearches  = 8
 )
 
 // maxItems is how many entries one retrieve may ask for.
 const maxItems = 10
 
-// largeBodies bounds how many bodies over smallBody are read and decoded at once.
-type largeBodies struct {
+// costly bounds how many requests that cost much are worked on at once.
+type costly struct {
 	tokens   chan struct{}
 	byClient *limiter
+	what     string
 }
 
-func newLargeBodies() largeBodies {
-	return largeBodies{tokens: make(chan struct{}, maxLargeBodies), byClient: newLimiter(maxClientLarge)}
+func newCostly(all, client int, what string) costly {
+	return costly{tokens: make(chan struct{}, all), byClient: newLimiter(client), what: what}
 }
 
 // enter waits for room. Every enter without an error needs a leave.
-func (b *largeBodies) enter(r *http.Request) error {
+func (b *costly) enter(r *http.Request) error {
 	client := clientOf(r.RemoteAddr)
 	if !b.byClient.enter(client) {
-		return rekorError{Code: http.StatusTooManyRequests, Message: "too many large requests at once from your address; wait for answers before you ask again"}
+		return rekorError{Code: http.StatusTooManyRequests, Message: "too many " + b.what + " at once from your address; wait for answers before you ask again"}
 	}
 	select {
 	case b.tokens <- struct{}{}:
@@ -54,7 +61,7 @@ func (b *largeBodies) enter(r *http.Request) error {
 	}
 }
 
-func (b *largeBodies) leave(r *http.Request) {
+func (b *costly) leave(r *http.Request) {
 	<-b.tokens
 	b.byClient.leave(clientOf(r.RemoteAddr))
 }
@@ -130,6 +137,12 @@ func (p *rekorAPI) readRefs(w http.ResponseWriter, r *http.Request) (refs []mirr
 	var query models.SearchLogQuery
 	err = p.readBody(w, r, "entry", &query, func() error {
 		if err = query.Validate(nil); err == nil { // nil: formats as the specification has them
+			if len(query.Entries()) > 0 {
+				if err = p.proposals.enter(r); err != nil {
+					return err
+				}
+				defer p.proposals.leave(r)
+			}
 			refs, err = refsOf(&query)
 		}
 		return err
@@ -153,6 +166,7 @@ func refsOf(query *models.SearchLogQuery) ([]mirror.EntryRef, error) {
 			anywhere = append(anywhere, mirror.EntryRef{UUID: &uuid})
 		}
 	}
+	forms := map[string]bool{} // by kind and form
 	for _, proposed := range query.Entries() {
 		data, err := json.Marshal(proposed)
 		if err != nil {
@@ -162,7 +176,13 @@ func refsOf(query *models.SearchLogQuery) ([]mirror.EntryRef, error) {
 		if err != nil {
 			return nil, inRekorsWords(err)
 		}
-		anywhere = append(anywhere, mirror.EntryRef{UUID: &rekor.UUID{LeafHash: storage.LeafHash(canonical)}, Form: rekor.Attestation(canonical)})
+		ref := mirror.EntryRef{UUID: &rekor.UUID{LeafHash: storage.LeafHash(canonical)}, Form: rekor.Attestation(canonical)}
+		if kind := proposed.Kind() + " " + ref.Form; forms[kind] {
+			ref.Form = "" // another signature on the same payload: it has to be known by itself
+		} else {
+			forms[kind] = true
+		}
+		anywhere = append(anywhere, ref)
 	}
 	refs = append(refs, anywhere...)
 	for _, index := range query.LogIndexes {

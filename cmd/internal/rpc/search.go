@@ -151,11 +151,11 @@ func (s *service) places(name string) ([]found, error) {
 // search.
 func (s *service) searchIn(ctx context.Context, f found, q rekor.Query, keys []string) ([]*understudyv1.SearchHit, []*understudyv1.SearchCoverage, error) {
 	if f.log != nil {
-		hits, covered, err := f.log.Search(keys, q.Operator == "and")
+		hits, covered, err := f.log.Search(ctx, keys, q.Operator == "and")
 		if err != nil {
 			return nil, nil, s.refuse(f, err)
 		}
-		coverage, err := s.coverageOf(f, f.log, covered, hits, keys, q)
+		coverage, err := s.coverageOf(ctx, f, f.log, covered, hits, keys, q)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -180,7 +180,7 @@ func (s *service) searchIn(ctx context.Context, f found, q rekor.Query, keys []s
 				hits = append(hits, hit)
 			}
 		}
-		c, err := s.coverageOf(f, shards[i], covered, hits, keys, q)
+		c, err := s.coverageOf(ctx, f, shards[i], covered, hits, keys, q)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -214,22 +214,24 @@ func (f found) heldHits(m *mirror.Mirror, hits []mirror.SearchHit) []*understudy
 	return out
 }
 
-// coverageOf says what of a log was looked through. Entries that have all of several keys
-// are looked for among the first maxLogHits of each.
-func (s *service) coverageOf(f found, m *mirror.Mirror, c mirror.IndexRange, hits []mirror.SearchHit, keys []string, q rekor.Query) (*understudyv1.SearchCoverage, error) {
+// coverageOf says what of a log was looked through. Entries that have all of several keys are
+// looked for among those of a key that has few: some may be missing if none has.
+func (s *service) coverageOf(ctx context.Context, f found, m *mirror.Mirror, c mirror.IndexRange, hits []mirror.SearchHit, keys []string, q rekor.Query) (*understudyv1.SearchCoverage, error) {
 	out := &understudyv1.SearchCoverage{
 		Origin: c.Origin, StartIndex: c.Start, EndIndex: c.End, Pinned: c.Pinned, Truncated: len(hits) >= maxLogHits, Freshness: freshness(m.Freshness()),
 	}
 	if q.Operator != "and" || len(keys) < 2 {
 		return out, nil
 	}
+	all := true
 	for _, key := range keys {
-		each, _, err := m.Search([]string{key}, false)
+		each, _, err := m.Search(ctx, []string{key}, false)
 		if err != nil {
 			return nil, s.refuse(f, err)
 		}
-		out.Truncated = out.Truncated || len(each) >= maxLogHits
+		all = all && len(each) >= maxLogHits
 	}
+	out.Truncated = out.Truncated || all
 	return out, nil
 }
 

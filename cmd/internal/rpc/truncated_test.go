@@ -49,7 +49,7 @@ func TestTruncated(t *testing.T) {
 		{&understudyv1.SearchEntriesRequest{Identity: "many"}, true},
 		{&understudyv1.SearchEntriesRequest{Identity: "few"}, false},
 		{&understudyv1.SearchEntriesRequest{Identity: "https://few"}, false},
-		{&understudyv1.SearchEntriesRequest{Identity: "many", Digest: fmt.Sprintf("%064x", 0), All: true}, true},
+		{&understudyv1.SearchEntriesRequest{Identity: "many", Digest: fmt.Sprintf("%064x", 0), All: true}, false},
 		{&understudyv1.SearchEntriesRequest{Identity: "https://few", Digest: fmt.Sprintf("%064x", 0), All: true}, false},
 	} {
 		answer, err := api.SearchEntries(t.Context(), test.in)
