@@ -100,7 +100,8 @@ func (s *Service) settle() error {
 }
 
 // relist reads log info out of turn, once between two polls at most: strangers ask for it, and
-// must not decide how often upstream is asked, nor how fast the archive grows.
+// must not decide how often upstream is asked, nor how fast the archive grows. Until it may ask
+// again it returns what the last time returned.
 func (s *Service) relist(ctx context.Context) error {
 	select {
 	case s.relisting <- struct{}{}:
@@ -109,17 +110,17 @@ func (s *Service) relist(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if time.Since(s.relisted) < s.cfg.Poll {
-		return nil
+		return s.relistErr
 	}
 	s.relisted = time.Now()
 	infos, err := s.list(ctx, s.work)
-	if err != nil {
-		return err
+	if err == nil {
+		if err = s.poll(ctx, infos); !ends(err) { // what is wrong with a shard is its own
+			err = ctx.Err()
+		}
 	}
-	if err := s.poll(ctx, infos); ends(err) {
-		return err
-	}
-	return nil
+	s.relistErr = err
+	return err
 }
 
 // discover makes a shard of what log info lists for the first time. The shard is returned with

@@ -117,7 +117,7 @@ func TestRekorWindowIsAllThereWillBe(t *testing.T) {
 // grows, nor how often log info is read.
 func TestRekorArchiveIsNotForStrangers(t *testing.T) {
 	for name, ask := range map[string]func(s *rekorStage, i uint64){
-		"unknown trees": func(s *rekorStage, i uint64) { _, _ = s.service.PublicKey(1000 + i) },
+		"unknown trees": func(s *rekorStage, i uint64) { _, _ = s.service.PublicKey(s.t.Context(), 1000+i) },
 		"newest sizes": func(s *rekorStage, _ uint64) {
 			_, _, _ = s.service.Consistency(s.t.Context(), "client", 0, 21, s.log.Active().Size())
 		},

@@ -70,7 +70,7 @@ func TestRekorNewShardIsNotDenied(t *testing.T) {
 		if r, ok := errors.AsType[*mirror.Refusal](err); ok && r.Kind == mirror.NotFound {
 			t.Errorf("an entry that upstream has: %v", err)
 		}
-		if _, err = s.service.PublicKey(sh.TreeID); err != nil {
+		if _, err = s.service.PublicKey(t.Context(), sh.TreeID); err != nil {
 			wantRefusal(t, err, mirror.Unavailable, mirror.ReasonShardsUnknown)
 		}
 		if _, _, err = s.service.Consistency(t.Context(), "client", sh.TreeID, 1, 2); err != nil {

@@ -30,12 +30,12 @@ func (s *rekorStage) wantShards() {
 		if _, err := trust.Open(got.Checkpoint, sh.Origin(), s.keysOf(sh)); err != nil {
 			s.t.Errorf("checkpoint of shard %d: %v", i, err)
 		}
-		pem, err := s.service.PublicKey(sh.TreeID)
+		pem, err := s.service.PublicKey(s.t.Context(), sh.TreeID)
 		if err != nil || !bytes.Equal(pem, sh.PublicKeyPEM()) {
 			s.t.Errorf("public key of shard %d: %s, %v", i, pem, err)
 		}
 	}
-	if pem, err := s.service.PublicKey(0); err != nil || !bytes.Equal(pem, s.log.Active().PublicKeyPEM()) {
+	if pem, err := s.service.PublicKey(s.t.Context(), 0); err != nil || !bytes.Equal(pem, s.log.Active().PublicKeyPEM()) {
 		s.t.Errorf("public key of the active shard: %s, %v", pem, err)
 	}
 }
@@ -51,12 +51,12 @@ func TestRekorShardsAreFound(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := newRekorStage(t).start()
 		s.wantNoShards()
-		_, err := s.service.PublicKey(0)
+		_, err := s.service.PublicKey(t.Context(), 0)
 		wantRefusal(t, err, mirror.Unavailable, mirror.ReasonShardsUnknown)
 		s.run()
 		s.settle(time.Second)
 		s.wantShards()
-		_, err = s.service.PublicKey(7)
+		_, err = s.service.PublicKey(t.Context(), 7)
 		wantRefusal(t, err, mirror.Invalid, mirror.ReasonInvalidRequest)
 
 		s.log.Refuse(true)
@@ -65,7 +65,7 @@ func TestRekorShardsAreFound(t *testing.T) {
 		s.run()
 		s.settle(time.Minute)
 		s.wantShards()
-		_, err = s.service.PublicKey(7)
+		_, err = s.service.PublicKey(t.Context(), 7)
 		wantRefusal(t, err, mirror.Invalid, mirror.ReasonInvalidRequest)
 		if f := s.service.Freshness(); f.Source != mirror.SourceMirrored || f.UpstreamState != mirror.UpstreamUnreachable {
 			t.Errorf("freshness %+v", f)
@@ -103,7 +103,7 @@ func TestRekorUnknownKey(t *testing.T) {
 					s.get(byIndex(s.log.Start(i)+1), s.log.Start(i)+1)
 				}
 				if bad == 2 {
-					_, err := s.service.PublicKey(0)
+					_, err := s.service.PublicKey(t.Context(), 0)
 					wantRefusal(t, err, mirror.Unavailable, mirror.ReasonShardsUnknown)
 					s.refused(byUUID(t, s.log.Active().UUID(1)), mirror.Unavailable, mirror.ReasonUpstreamRefused)
 				}

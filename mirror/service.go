@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -96,8 +95,9 @@ type Service struct {
 	pinning sync.Mutex // held while a pin and what is known of pins are changed
 	adding  sync.Mutex // held while the shards are changed, also on disk
 
-	relisting chan struct{} // has a token while log info is read out of turn; guards relisted
+	relisting chan struct{} // has a token while log info is read out of turn; guards the next two
 	relisted  time.Time
+	relistErr error
 
 	mu     sync.RWMutex // guards the fields below; never held during I/O
 	shards []*shard     // that are known, oldest first
@@ -387,25 +387,6 @@ func (s *Service) failed(ctx context.Context, err error) {
 	}
 }
 
-// unfollowed counts why a shard is not known, keeps it for the status, and logs it once; nil
-// says that all are.
-func (s *Service) unfollowed(err error, text string, args ...any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		s.problem = nil
-		return
-	}
-	p := &Problem{Reason: problemReason(err), Text: err.Error(), Since: time.Now()}
-	s.cfg.Metrics.log(s.cfg.Name).problem(p.Reason)
-	if s.problem == nil || s.problem.Reason != p.Reason {
-		s.logger.Warn(text, append(args, "reason", p.Reason, "error", p.Text)...)
-	} else {
-		p.Since = s.problem.Since
-	}
-	s.problem = p
-}
-
 // Shard describes one shard as GET /api/v1/log does.
 type Shard struct {
 	TreeID     uint64
@@ -441,62 +422,6 @@ func (s *Service) Shards() ([]Shard, error) {
 	return shards, nil
 }
 
-// Statuses returns the state of every shard that is known, oldest first; as long as none is,
-// that of the service, without an origin.
-func (s *Service) Statuses() []Status {
-	var statuses []Status
-	for _, m := range s.Mirrors() {
-		statuses = append(statuses, m.Status())
-	}
-	for _, lost := range s.lost {
-		start := lost.Start
-		statuses = append(statuses, Status{
-			Name: fmt.Sprintf("%s/%d", s.cfg.Name, lost.TreeID), Origin: lost.Origin, OriginHash: OriginHash(lost.Origin), URL: s.cfg.URL, Coverage: string(s.cfg.Coverage),
-			TreeID: strconv.FormatUint(lost.TreeID, 10), VirtualIndex: &start, Pins: &PinStatus{}, Source: SourceStale, UpstreamState: UpstreamUnreachable,
-			Problem: &Problem{Reason: ProblemStorage, Text: lost.err.Error()},
-		})
-	}
-	if len(statuses) == 0 {
-		s.mu.RLock()
-		defer s.mu.RUnlock()
-		return []Status{{Name: s.cfg.Name, URL: s.cfg.URL, Coverage: string(s.cfg.Coverage), Source: SourceStale, UpstreamState: UpstreamUnreachable, Problem: clone(s.problem)}}
-	}
-	return statuses
-}
-
-// Held returns the state of every shard by what is stored, for a service that does not run.
-func (s *Service) Held() ([]Status, error) {
-	var statuses []Status
-	for _, sh := range s.known() {
-		st := Describe(sh.mirror.cfg.Name, s.cfg.URL, sh.mirror.tree.State(), sh.origin)
-		sh.describe(&st)
-		if _, err := sh.eachPin(func(p storage.Pin) {
-			st.Pins.Count++
-			st.Pins.Bytes += uint64(pinBytes(&p))
-			if p.Reasons&^storage.PinRead != 0 {
-				st.Pins.Kept++
-			}
-			if p.Anchor == (storage.Head{}) {
-				st.Pins.Unlinked++
-			}
-		}); err != nil {
-			return nil, err
-		}
-		statuses = append(statuses, st)
-	}
-	return statuses, nil
-}
-
-// Unkeyed tells the status that the service is not followed, because none of its keys is known.
-func (s *Service) Unkeyed(err error) {
-	for _, sh := range s.known() {
-		sh.mirror.Unkeyed(err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.problem = &Problem{Reason: ProblemKey, Text: err.Error(), Since: time.Now()}
-}
-
 // Trust tells the keys of the service, one of which must sign each checkpoint. Run does it
 // too.
 func (s *Service) Trust(keys []trust.Key) {
@@ -524,8 +449,8 @@ func (s *Service) refuse(sh *shard, kind Kind, reason string, after time.Duratio
 
 // PublicKey returns the PEM public key (PUBLIC KEY, as Rekor serves it) of a shard; treeID 0
 // is the active one. It returns a *Refusal of the kind Invalid if there is no such shard.
-func (s *Service) PublicKey(treeID uint64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), requestTime)
+func (s *Service) PublicKey(ctx context.Context, treeID uint64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
 	sh, err := s.shardOf(ctx, treeID)
 	if err != nil {

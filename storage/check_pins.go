@@ -99,41 +99,33 @@ func (c *checker) pins(ctx context.Context) error {
 
 // pinLeaves looks for rows in the leaf index of pins that lead to none, or to another entry.
 func (c *checker) pinLeaves(ctx context.Context) error {
-	return c.walk(ctx, keyPinLeaf, func(key, _ []byte) error {
-		if len(key) != pinLeafIndex.size {
-			return c.problem(pinLeafIndex.name, "has a key of %d bytes", len(key))
-		}
-		index, _ := lastUint64(key)
-		p, ok, err := c.Pin(index)
-		switch {
-		case err != nil: // pins names it
-			return nil
-		case !ok:
-			return c.problem(pinLeafIndex.name, "has a row for entry %d, which is not pinned", index)
-		}
-		if leaf := LeafHash(p.Entry); !bytes.Equal(key[9:17], leaf[:8]) {
-			return c.problem(pinLeafIndex.name, "has a wrong row for entry %d", index)
-		}
-		return nil
+	return c.pinIndex(ctx, pinLeafIndex, func(p *Pin, key []byte) bool {
+		leaf := LeafHash(p.Entry)
+		return bytes.Equal(key[9:17], leaf[:8])
 	})
 }
 
 // hints looks for rows of further keys that lead to no pin, or to one that has no such key.
 func (c *checker) hints(ctx context.Context) error {
-	return c.walk(ctx, keyHint, func(key, _ []byte) error {
-		if len(key) != hintIndex.size {
-			return c.problem(hintIndex.name, "has a key of %d bytes", len(key))
+	return c.pinIndex(ctx, hintIndex, func(p *Pin, key []byte) bool {
+		return slices.ContainsFunc(p.Keys, func(k string) bool { return bytes.Equal(key, c.tree.id.appendHint(nil, searchRowOf(k, p.Index))) })
+	})
+}
+
+// pinIndex looks for rows of an index of pins that lead to none, or to one that they do not fit.
+func (c *checker) pinIndex(ctx context.Context, of index, fits func(p *Pin, key []byte) bool) error {
+	return c.walk(ctx, of.kind, func(key, _ []byte) error {
+		if len(key) != of.size {
+			return c.problem(of.name, "has a key of %d bytes", len(key))
 		}
 		index, _ := lastUint64(key)
-		p, ok, err := c.Pin(index)
-		switch {
+		switch p, ok, err := c.Pin(index); {
 		case err != nil: // pins names it
 			return nil
 		case !ok:
-			return c.problem(hintIndex.name, "has a row for entry %d, which is not pinned", index)
-		}
-		if !slices.ContainsFunc(p.Keys, func(k string) bool { return bytes.Equal(key, c.tree.id.appendHint(nil, searchRowOf(k, index))) }) {
-			return c.problem(hintIndex.name, "has a wrong row for entry %d", index)
+			return c.problem(of.name, "has a row for entry %d, which is not pinned", index)
+		case !fits(&p, key):
+			return c.problem(of.name, "has a wrong row for entry %d", index)
 		}
 		return nil
 	})

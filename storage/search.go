@@ -191,18 +191,19 @@ func (t *Tree) stagePin(b *pebble.Batch, p *Pin, kept bool) error {
 		return nil
 	}
 	for _, r := range t.db.appendRows(nil, p.Index, p.Entry) {
-		key := t.id.appendSearch(nil, r)
-		err := error(nil)
-		if kept {
-			err = b.Set(key, nil, nil)
-		} else {
-			err = b.Delete(key, nil)
-		}
-		if err != nil {
+		if err := stageRow(b, t.id.appendSearch(nil, r), kept); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// stageRow puts a row without a value into a batch, or takes it out.
+func stageRow(b *pebble.Batch, key []byte, kept bool) error {
+	if kept {
+		return b.Set(key, nil, nil)
+	}
+	return b.Delete(key, nil)
 }
 
 // commitPins makes a change of pins durable; without SearchKeys it ends the search index.
@@ -218,14 +219,7 @@ func (t *Tree) commitPins(b *pebble.Batch) error {
 // stageHints puts the rows of the further keys of a pin into a batch, or takes them out.
 func (t *Tree) stageHints(b *pebble.Batch, p *Pin, kept bool) error {
 	for _, k := range p.Keys {
-		key := t.id.appendHint(nil, searchRowOf(k, p.Index))
-		err := error(nil)
-		if kept {
-			err = b.Set(key, nil, nil)
-		} else {
-			err = b.Delete(key, nil)
-		}
-		if err != nil {
+		if err := stageRow(b, t.id.appendHint(nil, searchRowOf(k, p.Index)), kept); err != nil {
 			return err
 		}
 	}

@@ -21,7 +21,7 @@ const maxProposed = 32 << 20
 // POST log/entries, or one of the entries of POST entries/retrieve), by rekor's own types.
 // It never fetches: what a proposal only points at by a URL is missing, and the proposal is
 // refused. Every error is an *InputError.
-func Canonicalize(proposed []byte) (body []byte, err error) {
+func Canonicalize(ctx context.Context, proposed []byte) (body []byte, err error) {
 	defer recoverInto(&err)
 	entry, err := unmarshalProposed(proposed)
 	if err != nil {
@@ -30,8 +30,7 @@ func Canonicalize(proposed []byte) (body []byte, err error) {
 	if err := boundContent(entry); err != nil {
 		return nil, &InputError{http.StatusBadRequest, err}
 	}
-	// The context is for fetches, which rekor's types do not make here.
-	body, err = types.CanonicalizeEntry(context.TODO(), entry)
+	body, err = types.CanonicalizeEntry(ctx, entry)
 	if err != nil {
 		return nil, &InputError{http.StatusBadRequest, fmt.Errorf("canonicalize entry: %w", err)}
 	}

@@ -137,7 +137,7 @@ func TestCanonicalize(t *testing.T) {
 		t.Errorf("tuf: keys %q", keys)
 	}
 	var expired *InputError
-	if body, err := Canonicalize(all["tuf"]); !errors.As(err, &expired) || expired.Status != http.StatusBadRequest || !strings.Contains(err.Error(), "expired") {
+	if body, err := Canonicalize(t.Context(), all["tuf"]); !errors.As(err, &expired) || expired.Status != http.StatusBadRequest || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("tuf: %v, %s", err, body)
 	}
 	delete(all, "tuf")
@@ -146,7 +146,7 @@ func TestCanonicalize(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: rekor refuses the test's own proposal: %v", kind, err)
 		}
-		body, err := Canonicalize(proposed)
+		body, err := Canonicalize(t.Context(), proposed)
 		if err != nil || !bytes.Equal(body, want) {
 			t.Errorf("%s: %v, %s, want %s", kind, err, body, want)
 			continue
@@ -193,7 +193,7 @@ func TestCanonicalizeNeverFetches(t *testing.T) {
 			}
 			delete(object, "content")
 			object["url"] = remote.URL
-			body, err := Canonicalize(mustJSON(t, changed))
+			body, err := Canonicalize(t.Context(), mustJSON(t, changed))
 			var wrong *InputError
 			if !errors.As(err, &wrong) {
 				t.Errorf("%s with a URL at %v: %v, %s", kind, path, err, body)
@@ -252,7 +252,7 @@ func TestCanonicalizeRefuses(t *testing.T) {
 		`{"kind":"rpm","apiVersion":"0.0.1","spec":{"package":{},"publicKey":{}}}`:     http.StatusBadRequest,
 		strings.Repeat(" ", maxProposed+1):                                             http.StatusRequestEntityTooLarge,
 	} {
-		body, err := Canonicalize([]byte(s))
+		body, err := Canonicalize(t.Context(), []byte(s))
 		var wrong *InputError
 		if !errors.As(err, &wrong) || wrong.Status != status {
 			t.Errorf("%.100q: %s, %v (%+v), want status %d", s, body, err, wrong, status)
@@ -351,7 +351,7 @@ func TestBoundContent(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	_, err := Canonicalize(mustJSON(t, map[string]any{"kind": "jar", "apiVersion": "0.0.1", "spec": map[string]any{
+	_, err := Canonicalize(t.Context(), mustJSON(t, map[string]any{"kind": "jar", "apiVersion": "0.0.1", "spec": map[string]any{
 		"archive": map[string]any{"content": stating(1 << 40)},
 	}}))
 	if err == nil || !strings.Contains(err.Error(), "states 1099511627776 bytes") {
@@ -376,7 +376,7 @@ func FuzzCanonicalize(f *testing.F) {
 	f.Add(dsseV1(f, key, cert, []byte("payload")))
 	f.Add(intotoV2(f, key, cert, []byte("{}")))
 	f.Fuzz(func(t *testing.T, proposed []byte) {
-		body, err := Canonicalize(proposed)
+		body, err := Canonicalize(t.Context(), proposed)
 		if err != nil {
 			var wrong *InputError
 			if !errors.As(err, &wrong) {

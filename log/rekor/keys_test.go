@@ -35,7 +35,7 @@ func TestSearchKeysGenerations(t *testing.T) {
 		"other name": otherName(t, "Name!example.com"),
 	} {
 		cert := newCert(t, key, edit)
-		v1, err := Canonicalize(hashedrekordV1(t, key, pemOf("CERTIFICATE", cert), artifact))
+		v1, err := Canonicalize(t.Context(), hashedrekordV1(t, key, pemOf("CERTIFICATE", cert), artifact))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,7 +74,7 @@ func TestSearchKeysDSSE(t *testing.T) {
 	key := newKey(t)
 	cert := newCert(t, key, nil)
 	payload := []byte("payload")
-	v1, err := Canonicalize(dsseV1(t, key, pemOf("CERTIFICATE", cert), payload))
+	v1, err := Canonicalize(t.Context(), dsseV1(t, key, pemOf("CERTIFICATE", cert), payload))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +393,7 @@ func FuzzSearchKeys(f *testing.F) {
 		hashedrekordV1(f, key, pemOf("CERTIFICATE", cert), []byte("artifact")),
 		dsseV1(f, key, pemOf("CERTIFICATE", cert), []byte("payload")),
 	} {
-		body, err := Canonicalize(proposed)
+		body, err := Canonicalize(f.Context(), proposed)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -416,7 +416,7 @@ func FuzzSearchKeys(f *testing.F) {
 func BenchmarkSearchKeys(b *testing.B) {
 	key := newKey(b)
 	cert := newCert(b, key, nil)
-	v1, err := Canonicalize(hashedrekordV1(b, key, pemOf("CERTIFICATE", cert), []byte("artifact")))
+	v1, err := Canonicalize(b.Context(), hashedrekordV1(b, key, pemOf("CERTIFICATE", cert), []byte("artifact")))
 	if err != nil {
 		b.Fatal(err)
 	}

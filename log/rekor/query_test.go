@@ -61,7 +61,7 @@ func TestQueryKeys(t *testing.T) {
 func TestQueryFinds(t *testing.T) {
 	key := newKey(t)
 	cert := newCert(t, key, manyNames(t))
-	body, err := Canonicalize(hashedrekordV1(t, key, pemOf("CERTIFICATE", cert), []byte("artifact")))
+	body, err := Canonicalize(t.Context(), hashedrekordV1(t, key, pemOf("CERTIFICATE", cert), []byte("artifact")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestQueryFormats(t *testing.T) {
 		if public == nil {
 			public = entry.Spec.Signature.PublicKey
 		}
-		body, err := Canonicalize(all[kind])
+		body, err := Canonicalize(t.Context(), all[kind])
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -145,7 +145,7 @@ func (w *world) certificate(tb testing.TB) (*ecdsa.PrivateKey, []byte) {
 // logged logs a proposal and returns its place.
 func (w *world) logged(tb testing.TB, proposed []byte) int {
 	tb.Helper()
-	body, err := Canonicalize(proposed)
+	body, err := Canonicalize(tb.Context(), proposed)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -24,7 +24,7 @@ import (
 type rekorService interface {
 	Name() string
 	Shards() ([]mirror.Shard, error)
-	PublicKey(treeID uint64) (pem []byte, err error)
+	PublicKey(ctx context.Context, treeID uint64) (pem []byte, err error)
 	Consistency(ctx context.Context, client mirror.Client, treeID, first, last uint64) ([]storage.Hash, storage.Hash, error)
 	Entry(ctx context.Context, client mirror.Client, ref mirror.EntryRef) (rekor.Item, mirror.Freshness, error)
 	Entries(ctx context.Context, client mirror.Client, refs []mirror.EntryRef) ([]rekor.Item, mirror.Freshness, error)
@@ -172,7 +172,7 @@ func (p *rekorAPI) publicKey(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	pem, err := p.service.PublicKey(treeID)
+	pem, err := p.service.PublicKey(r.Context(), treeID)
 	if refusal, ok := errors.AsType[*mirror.Refusal](err); ok && (refusal.Kind == mirror.NotFound || refusal.Kind == mirror.Invalid) {
 		setFreshness(w.Header(), refusal.Freshness)
 		refuseKey(w, media)

@@ -143,14 +143,14 @@ func (p *rekorAPI) readRefs(w http.ResponseWriter, r *http.Request) (refs []mirr
 				}
 				defer p.proposals.leave(r)
 			}
-			refs, err = refsOf(&query)
+			refs, err = refsOf(r.Context(), &query)
 		}
 		return err
 	})
 	return refs, err
 }
 
-func refsOf(query *models.SearchLogQuery) ([]mirror.EntryRef, error) {
+func refsOf(ctx context.Context, query *models.SearchLogQuery) ([]mirror.EntryRef, error) {
 	if len(query.EntryUUIDs)+len(query.Entries())+len(query.LogIndexes) > maxItems {
 		return nil, refused(http.StatusUnprocessableEntity, fmt.Sprintf("more than max allowed %d entries in request", maxItems))
 	}
@@ -172,7 +172,7 @@ func refsOf(query *models.SearchLogQuery) ([]mirror.EntryRef, error) {
 		if err != nil {
 			return nil, refused(http.StatusBadRequest, err.Error())
 		}
-		canonical, err := rekor.Canonicalize(data)
+		canonical, err := rekor.Canonicalize(ctx, data)
 		if err != nil {
 			return nil, inRekorsWords(err)
 		}

@@ -53,7 +53,7 @@ func (f *fakeService) refuse(kind mirror.Kind, reason string) error {
 	return &mirror.Refusal{Kind: kind, Reason: reason, Text: "refused", Freshness: f.fresh}
 }
 
-func (f *fakeService) PublicKey(treeID uint64) ([]byte, error) {
+func (f *fakeService) PublicKey(_ context.Context, treeID uint64) ([]byte, error) {
 	if treeID == 0 {
 		treeID = activeTree
 	}
