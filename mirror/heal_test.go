@@ -13,6 +13,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -133,7 +134,7 @@ func TestHeal(t *testing.T) {
 			if testing.Short() && kind != "entr" {
 				t.Skip("slow with the race detector; make test runs it")
 			}
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s, _ := sickStage(t, kind)
 				bad := s.copyOf("bad.example", 0)
 				good := s.copyOf("good.example", sickSize)
@@ -164,7 +165,7 @@ func TestHeal(t *testing.T) {
 // TestHealBroken: the tiles that reach into a window from far before it are damaged. Nothing is
 // answered, and the rest of the daemon goes on, until a place has them.
 func TestHealBroken(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).and(window(70_144, mirror.NoHistory))
 		s.log.Grow(70_300)
 		s.start().run()
@@ -200,7 +201,7 @@ func TestHealBroken(t *testing.T) {
 // TestHealLater: while no place has what was lost, it is named, and unavailable; the rest is
 // served, and grows. When upstream is back, it is put back without a restart.
 func TestHealLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s, _ := sickStage(t, "entr")
 		s.host("upstream.example", gone)
 		s.start().run()
@@ -238,7 +239,7 @@ func TestHealLater(t *testing.T) {
 // TestHealWhatIsMet: damage that happens while the mirror runs is put back as soon as
 // somebody asks for what it took.
 func TestHealWhatIsMet(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s, file := sickStage(t, "entr")
 		flip(t, s.disk, file) // good again
 		s.start().run()

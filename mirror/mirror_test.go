@@ -17,6 +17,7 @@ import (
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -188,11 +189,6 @@ func check(t *testing.T, err error) {
 	}
 }
 
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
-}
-
 func wantRefusal(t *testing.T, err error, kind mirror.Kind, reason string) {
 	t.Helper()
 	var r *mirror.Refusal
@@ -202,7 +198,7 @@ func wantRefusal(t *testing.T, err error, kind mirror.Kind, reason string) {
 }
 
 func TestFollow(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start().run()
 		defer s.close()
 		for _, size := range []uint64{0, 1, 255, 256, 257, 300, 5000, 5001, 70000} {
@@ -220,7 +216,7 @@ func TestFollow(t *testing.T) {
 }
 
 func TestResumeFetchesNothingTwice(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start().run()
 		s.log.Grow(10 * 4096)
 		// Bundles from 100 on are missing: what comes before is committed and served.
@@ -265,7 +261,7 @@ func TestResumeFetchesNothingTwice(t *testing.T) {
 // TestSlowBundle: what comes before a bundle that does not arrive is held and proven soon,
 // and not only when that is given up.
 func TestSlowBundle(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start().run()
 		s.log.Grow(5000)
 		s.log.Misbehave(synthetic.On(synthetic.Bundle, from(10, synthetic.Hang())))
@@ -291,7 +287,7 @@ func from(bundle int, f synthetic.Fault) synthetic.Fault {
 
 // TestNotFoundIsKnown is law 5: "I do not know" is not "no".
 func TestNotFoundIsKnown(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start()
 		absent := storage.LeafHash([]byte("absent"))
 		ask := func(kind mirror.Kind, reason string) {
@@ -342,7 +338,7 @@ func TestNotFoundIsKnown(t *testing.T) {
 }
 
 func TestHangingPollIsNotLive(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start().run()
 		defer s.close()
 		s.log.Grow(10)
@@ -356,7 +352,7 @@ func TestHangingPollIsNotLive(t *testing.T) {
 }
 
 func TestRetryAfterIsObeyed(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start().run()
 		defer s.close()
 		s.log.Grow(10)
@@ -374,7 +370,7 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 }
 
 func TestRequestBudget(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{})
 		s.config = func(c *mirror.Config) { c.RequestsPerSecond = 20 }
 		s.start().run()
@@ -394,7 +390,7 @@ func TestRequestBudget(t *testing.T) {
 }
 
 func TestCheckpointsAreKeptDuringCatchUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{})
 		s.config = func(c *mirror.Config) { c.RequestsPerSecond = 20 }
 		s.start().run()
@@ -416,7 +412,7 @@ func TestCheckpointsAreKeptDuringCatchUp(t *testing.T) {
 }
 
 func TestWatchCheckpoints(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start().run()
 		defer s.close()
 		var sizes []uint64
@@ -442,7 +438,7 @@ func TestWatchCheckpoints(t *testing.T) {
 
 // TestUnkeyed: a log without a key says so, until it is followed; a quarantine matters more.
 func TestUnkeyed(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{})
 		s.log.Grow(1000)
 		s.start()

@@ -20,6 +20,7 @@ import (
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -218,7 +219,7 @@ func encoded(as string) synthetic.Fault {
 
 // TestGzip: an upstream that packs its answers is mirrored like any other.
 func TestGzip(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(1000)
 		w.log.Misbehave(encoded("GZIP"))
@@ -262,7 +263,7 @@ func TestBadDays(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s, %d held", f.name, held), func(t *testing.T) {
 				t.Parallel()
-				bubble(t, func(t *testing.T) { badDay(t, held, f) })
+				bubble.Run(t, func(t *testing.T) { badDay(t, held, f) })
 			})
 		}
 	}
@@ -323,7 +324,7 @@ func badDay(t *testing.T, held uint64, f fault) {
 // A fault that goes on for long is tried again at least every 15 s, and not much more
 // often.
 func TestBackoffIsBounded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Misbehave(synthetic.Reset())
 		w.start()
@@ -370,7 +371,7 @@ func TestForks(t *testing.T) {
 		}},
 	} {
 		t.Run(f.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				w := newWatched(t)
 				w.log.Grow(1000)
 				w.start()
@@ -407,7 +408,7 @@ func TestForks(t *testing.T) {
 // During a long catch-up, a checkpoint between what is held and what is pending is
 // judged by the pending tree.
 func TestForkDuringCatchUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(5000)
 		noBundles := synthetic.On(synthetic.Bundle, from(2, synthetic.Status(503)))
@@ -438,7 +439,7 @@ func TestForkDuringCatchUp(t *testing.T) {
 
 // A log that was declared frozen and signs a larger tree contradicts itself.
 func TestFrozenLogThatGrows(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(1000)
 		w.start()

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -59,7 +60,7 @@ func TestRekorBudget(t *testing.T) {
 		"few, of a slow log":  {clients: 10, grows: true, fault: slow(nil, 2*time.Second)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				const budget, lasts = 8, 30 * time.Second
 				s := newRekorStage(t)
 				s.log.Active().Grow(40_000, synthetic.Tiny(3))
@@ -124,7 +125,7 @@ func TestRekorBudget(t *testing.T) {
 
 // TestRekorClientLimit: each client has a limit of its own for what is not held.
 func TestRekorClientLimit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.log.Active().Grow(1000, synthetic.Tiny(3))
 		s.config = func(c *mirror.ServiceConfig) { c.RequestsPerSecond, c.MissesPerSecond = 1000, 1 }

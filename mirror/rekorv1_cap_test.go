@@ -7,13 +7,14 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
 // TestRekorDiskCap: what was only read goes when it takes too much, what was not read for the
 // longest time first, and nothing else ever does.
 func TestRekorDiskCap(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.log.Active().Grow(500, synthetic.Tiny(5))
 		s.config = func(c *mirror.ServiceConfig) {

@@ -9,12 +9,13 @@ import (
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
 // TestRekorEveryCheckpoint: what a poll finds is archived once, however often it is signed.
 func TestRekorEveryCheckpoint(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		want := []uint64{21}
 		s.settle(5 * rekorPoll)
@@ -112,7 +113,7 @@ func TestRekorFork(t *testing.T) {
 		"read through, from a power of two": {1, 2, 4, entries},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t).start().run()
 				s.settle(rekorPoll)
 				start, other := s.log.Start(c.shard), s.log.Start(1-c.shard)
@@ -161,7 +162,7 @@ func TestRekorFork(t *testing.T) {
 // TestRekorForkDuringPoll: a shard that is quarantined while a new checkpoint is being compared
 // stays so, and the others go on.
 func TestRekorForkDuringPoll(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		fork := s.log.Fork(1, 10)
@@ -209,7 +210,7 @@ func TestRekorUnprovenIsNoEvidence(t *testing.T) {
 		"a root of no tree": {func(s *rekorStage) synthetic.Fault { return s.log.Shard(1).WrongRoot(5) }, mirror.ProblemRefused},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t).start().run()
 				s.settle(rekorPoll)
 				s.log.Misbehave(c.fault(s))
@@ -241,7 +242,7 @@ func TestRekorFirstCheckpointIsShown(t *testing.T) {
 		func(s *rekorStage) synthetic.Fault { return synthetic.WrongConsistency() },
 		func(s *rekorStage) synthetic.Fault { return synthetic.On(synthetic.LogProof, synthetic.Hang()) },
 	} {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			s := newRekorStage(t)
 			s.log.Misbehave(faults(s))
 			s.start().run()

@@ -6,6 +6,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -22,7 +23,7 @@ func generous(c *mirror.ServiceConfig) { c.RequestsPerSecond = 1e6 }
 
 // TestRekorConsistencyLive: between any two sizes there is a proof while upstream is there.
 func TestRekorConsistencyLive(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.config = generous
 		s.start().run()
@@ -68,7 +69,7 @@ func TestRekorConsistencyLive(t *testing.T) {
 
 // TestRekorConsistencyLies: a proof that does not verify is refused, whatever was asked for.
 func TestRekorConsistencyLies(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.config = generous
 		s.start().run()
@@ -114,7 +115,7 @@ func TestRekorConsistencyLies(t *testing.T) {
 
 // TestRekorConsistencyLimit: proofs that are not held are limited as entries are.
 func TestRekorConsistencyLimit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.config = func(c *mirror.ServiceConfig) { c.MissesPerSecond = 0.01 }
 		s.start().run()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -59,7 +60,7 @@ func (s *rekorStage) wantCopied() {
 
 // TestRekorFull: a shard is copied as fast as the budget allows, and then follows its growth.
 func TestRekorFull(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		const budget, size = 8, 16_000
 		s := fullRekorStage(t, size, 300)
 		s.start().run()
@@ -104,7 +105,7 @@ func (s *rekorStage) copied2() (n uint64) {
 
 // TestRekorFullOfOne: the coverage of a shard can be another than that of the service.
 func TestRekorFullOfOne(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := fullRekorStage(t, 500, 300)
 		s.config = func(c *mirror.ServiceConfig) {
 			c.Shards = map[uint64]mirror.Coverage{s.log.Shard(0).TreeID: mirror.CoverageFull}
@@ -128,7 +129,7 @@ func TestRekorFullOfOne(t *testing.T) {
 func TestRekorFullCrash(t *testing.T) {
 	for round := range 6 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := fullRekorStage(t, 6000, 100)
 				s.disk = vfs.NewCrashableMem()
 				rng := rand.New(rand.NewPCG(uint64(round), 1))
@@ -183,7 +184,7 @@ func TestRekorFullBadEntries(t *testing.T) {
 		"wrong proof": {func(*rekorStage) synthetic.Fault { return synthetic.WrongConsistency() }, mirror.ProblemInconsistent},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := emptyRekorStage(t, signedRekor(200, 100))
 				if name == "wrong proof" { // which takes more than one commit
 					s = fullRekorStage(t, 3000, 100)
@@ -243,7 +244,7 @@ func signedRekor(sizes ...uint64) *synthetic.RekorV1 {
 // TestRekorFullFork: entries that are proven to another tree than the one that is copied are
 // evidence.
 func TestRekorFullFork(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := emptyRekorStage(t, signedRekor(600, 300))
 		s.config = full
 		fork := s.log.Fork(0, 450)
@@ -264,7 +265,7 @@ func TestRekorFullFork(t *testing.T) {
 func TestRekorSearch(t *testing.T) {
 	for _, coverage := range []mirror.Coverage{mirror.CoverageFull, mirror.CoveragePinned} {
 		t.Run(string(coverage), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := bigRekorStage(t)
 				s.config = func(c *mirror.ServiceConfig) { c.Coverage, c.RequestsPerSecond = coverage, 1000 }
 				s.start().run()

@@ -12,6 +12,7 @@ import (
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -68,7 +69,7 @@ func (s *rekorStage) unlinked(i int) (n int) {
 func TestRekorImportOffline(t *testing.T) {
 	for name, order := range map[string][]uint64{"oldest first": {3, 36, 40, 57}, "newest first": {57, 40, 36, 3}, "one": {50}} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t)
 				files := map[uint64]rekor.Import{}
 				for _, i := range order {
@@ -169,7 +170,7 @@ func forged(t *testing.T, s *rekorStage) map[string]rekor.Import {
 
 // TestRekorImportForged: what does not verify is refused, whether the shard is known or not.
 func TestRekorImportForged(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		wrong := forged(t, s)
 		honest := file(t, s.log, 1, 4)
@@ -208,7 +209,7 @@ func TestRekorImportForged(t *testing.T) {
 // with the SET of the one and the proof of the other verifies, and says of the second that it
 // begins where it does not.
 func TestRekorImportWrongStart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		l := synthetic.NewRekorV1(rekorHost)
 		l.Active().Grow(37, synthetic.HashedRekordV1(1))
 		l.RollOver(nil)
@@ -252,7 +253,7 @@ func TestRekorImportFork(t *testing.T) {
 		"same size": {0, false}, "smaller later": {0, true}, "larger": {9, false}, "larger, offline": {9, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t)
 				fork := s.log.Fork(1, 10)
 				fork.Active().Grow(c.grows, synthetic.HashedRekordV1(7))
@@ -284,7 +285,7 @@ func TestRekorImportFork(t *testing.T) {
 
 // TestRekorImportIncomplete: what a file lacks comes from upstream, and only from there.
 func TestRekorImportIncomplete(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		imp, named := without(file(t, s.log, 1, 4)), rekor.Import{UUID: file(t, s.log, 0, 9).UUID}
 		bare := without(file(t, s.log, 1, 6))

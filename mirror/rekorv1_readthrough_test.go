@@ -14,6 +14,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -40,7 +41,7 @@ func slow(l *synthetic.RekorV1, d time.Duration) synthetic.Fault {
 }
 
 func TestRekorReadThrough(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.start().run()
 		s.settle(rekorPoll)
@@ -103,7 +104,7 @@ func TestRekorReadThrough(t *testing.T) {
 
 // TestRekorAttestation: what is stored beside an entry is kept with it if the entry signs it.
 func TestRekorAttestation(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		attestation := []byte(`{"subject":[]}`)
 		body := fmt.Appendf(nil, `{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"payloadHash":{"algorithm":"sha256","value":"%x"}}}}`, sha256.Sum256(attestation))
@@ -131,7 +132,7 @@ func TestRekorAttestation(t *testing.T) {
 
 // TestRekorUnknownIsNotAbsent is law 5: what cannot be asked for is never "not found".
 func TestRekorUnknownIsNotAbsent(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start()
 		absent := byUUID(t, fmt.Sprintf("%064x", 1))
 		ask := func(when string) {
@@ -186,7 +187,7 @@ func TestRekorUnknownIsNotAbsent(t *testing.T) {
 // TestRekorDuplicateLeaf: an entry that is logged in two shards is answered out of the one that
 // is asked for.
 func TestRekorDuplicateLeaf(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		at := s.log.Add(s.log.Shard(0).Body(5))
 		old, young := s.log.Shard(0).UUID(5), s.log.Active().UUID(at-37)
@@ -238,7 +239,7 @@ func TestRekorWrongEntries(t *testing.T) {
 	} {
 		for shard := range 2 {
 			t.Run(fmt.Sprintf("%s of %d", name, shard), func(t *testing.T) {
-				bubble(t, func(t *testing.T) {
+				bubble.Run(t, func(t *testing.T) {
 					s := newRekorStage(t)
 					s.start().run()
 					s.settle(rekorPoll)
@@ -303,7 +304,7 @@ func TestRekorBadAnswers(t *testing.T) {
 		"429":            {synthetic.Throttle(7 * time.Second), mirror.ReasonUpstreamUnreachable, 7 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t).start().run()
 				s.settle(rekorPoll)
 				s.log.Misbehave(synthetic.On(anyEntry, c.fault))
@@ -331,7 +332,7 @@ func TestRekorBadAnswers(t *testing.T) {
 
 // TestRekorSharedFlight: an entry is fetched once, whoever asks for it meanwhile, and for whoever still waits.
 func TestRekorSharedFlight(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		s.log.Forget()
@@ -390,7 +391,7 @@ func TestRekorSharedFlight(t *testing.T) {
 
 // TestRekorPinsAreTied: every pin leads to an archived checkpoint by stored hashes.
 func TestRekorPinsAreTied(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		for i := range uint64(20) {

@@ -11,6 +11,7 @@ import (
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -44,7 +45,7 @@ func (s *rekorStage) sick(kind, tree byte) {
 // TestRekorDamagedPin: a pin that cannot be read hides no other, and goes or comes back while
 // upstream is there.
 func TestRekorDamagedPin(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		for i := range uint64(10) {
@@ -71,7 +72,7 @@ func TestRekorDamagedPin(t *testing.T) {
 
 // TestRekorDamagedTree: one tree that cannot be opened takes nothing from the other shards.
 func TestRekorDamagedTree(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		s.get(byIndex(40), 40)
@@ -94,7 +95,7 @@ func TestRekorDamagedTree(t *testing.T) {
 
 // TestRekorWindowIsAllThereWillBe: no history is promised that nobody copies.
 func TestRekorWindowIsAllThereWillBe(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.log.Active().Grow(2000, synthetic.Tiny(3))
 		s.config = func(c *mirror.ServiceConfig) {
@@ -123,7 +124,7 @@ func TestRekorArchiveIsNotForStrangers(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t).start().run()
 				s.settle(rekorPoll)
 				s.log.Forget()

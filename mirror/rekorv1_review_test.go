@@ -11,6 +11,7 @@ import (
 
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -39,7 +40,7 @@ func listsToo(treeID string, active bool) synthetic.Fault {
 func TestRekorListedByNobody(t *testing.T) {
 	for _, active := range []bool{false, true} {
 		t.Run(fmt.Sprint(active), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t).start().run()
 				s.settle(rekorPoll)
 				s.wantShards()
@@ -59,7 +60,7 @@ func TestRekorListedByNobody(t *testing.T) {
 // TestRekorNewShardIsNotDenied: between a roll-over and the next poll, nothing is said about
 // the new shard that upstream has not said.
 func TestRekorNewShardIsNotDenied(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.config = func(c *mirror.ServiceConfig) { c.Poll = 5 * time.Minute }
 		s.start().run()
@@ -83,7 +84,7 @@ func TestRekorNewShardIsNotDenied(t *testing.T) {
 // TestRekorPollOutOfTurn: a checkpoint that a client's question brought, while a poll was under
 // way, makes the poll's own neither a rollback nor the shard unreachable.
 func TestRekorPollOutOfTurn(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		var once sync.Once
@@ -118,7 +119,7 @@ func TestRekorPollOutOfTurn(t *testing.T) {
 
 // TestRekorRetryAfter: what upstream asks one miss to wait, the next ones wait too.
 func TestRekorRetryAfter(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		s.log.Misbehave(synthetic.On(synthetic.RetrieveEntry, synthetic.Throttle(time.Hour)))
@@ -139,7 +140,7 @@ func TestRekorRetryAfter(t *testing.T) {
 
 // TestRekorProofBudget: proofs that clients ask for leave the polls their part of the budget.
 func TestRekorProofBudget(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.log.Active().Grow(5000, synthetic.Tiny(3))
 		s.start().run()
@@ -170,7 +171,7 @@ func TestRekorProofBudget(t *testing.T) {
 
 // TestRekorPinAge: an answer with an old checkpoint says how old it is.
 func TestRekorPinAge(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		s.get(byIndex(40), 40)
@@ -190,7 +191,7 @@ func TestRekorPinAge(t *testing.T) {
 // TestRekorStaleFirstContact: an old answer at the first contact does not spoil the service for
 // good.
 func TestRekorStaleFirstContact(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.log.Misbehave(synthetic.On(synthetic.LogInfo, synthetic.AnsweredBy(s.log.Rollback(0, 30))))
 		s.start().run()
@@ -205,7 +206,7 @@ func TestRekorStaleFirstContact(t *testing.T) {
 // TestRekorSearchAll: what is asked for with all of several keys is found also if one of them
 // has very many entries.
 func TestRekorSearchAll(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		l := synthetic.NewRekorV1(rekorHost)
 		one := synthetic.HashedRekordV1(1)
 		for i := range uint64(10_002) { // all of one key

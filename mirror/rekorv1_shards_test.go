@@ -9,6 +9,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -48,7 +49,7 @@ func (s *rekorStage) wantNoShards() {
 
 // TestRekorShardsAreFound: what is known of the shards is known before upstream is asked again.
 func TestRekorShardsAreFound(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start()
 		s.wantNoShards()
 		_, err := s.service.PublicKey(t.Context(), 0)
@@ -79,7 +80,7 @@ func TestRekorShardsAreFound(t *testing.T) {
 func TestRekorUnknownKey(t *testing.T) {
 	for bad := range 3 {
 		t.Run(fmt.Sprint(bad), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t)
 				s.log.RollOver(synthetic.RekorKey(rekorHost, 2))
 				s.log.Active().Grow(5, synthetic.HashedRekordV1(3))
@@ -139,7 +140,7 @@ func TestRekorUnknownKey(t *testing.T) {
 // TestRekorRollOver: the active shard becomes inactive and a new one appears while the mirror
 // runs, and between two polls everything is fetched that was logged at the end of the old one.
 func TestRekorRollOver(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		third := synthetic.RekorKey(rekorHost, 2)
 		s.start().run()
@@ -181,7 +182,7 @@ func TestRekorRollOver(t *testing.T) {
 
 // TestRekorRollOverWithKnownKey is what happens to the public log: one key signs all shards.
 func TestRekorRollOverWithKnownKey(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t).start().run()
 		s.settle(rekorPoll)
 		for i := range 3 {
@@ -238,7 +239,7 @@ func TestRekorBadLogInfo(t *testing.T) {
 		"404":                     {func(s *rekorStage) synthetic.Fault { return synthetic.Status(404) }, mirror.ProblemRefused, []int{0, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newRekorStage(t).start().run()
 				s.settle(rekorPoll)
 				s.wantShards()

@@ -13,6 +13,7 @@ import (
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -141,7 +142,7 @@ func TestRekorWatch(t *testing.T) {
 		"indexes": func(s *rekorStage) mirror.Watch { return mirror.Watch{First: 140, End: 165} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := bigRekorStage(t)
 				w := watch(s)
 				s.config = func(c *mirror.ServiceConfig) { c.Watch = []mirror.Watch{w} }
@@ -187,7 +188,7 @@ func TestRekorWatch(t *testing.T) {
 
 // TestRekorWatchLater: a range that is not logged yet is pinned when it is.
 func TestRekorWatchLater(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		s.config = func(c *mirror.ServiceConfig) {
 			c.Watch, c.WatchEvery = []mirror.Watch{{First: 50, End: 70}}, time.Minute
@@ -211,7 +212,7 @@ func TestRekorWatchLater(t *testing.T) {
 // TestRekorWatchPattern: entries of identities that match a pattern are found among the new
 // ones, over a roll-over too, unless the log grows too fast for that.
 func TestRekorWatchPattern(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := bigRekorStage(t)
 		domain := anIdentity(t, s.log.Shard(0), "@")
 		w := mirror.Watch{Identity: "*" + strings.ToUpper(domain[strings.Index(domain, "@"):])}
@@ -326,7 +327,7 @@ func TestRekorWatchBadDays(t *testing.T) {
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := bigRekorStage(t)
 				watches := []mirror.Watch{
 					{First: 20, End: 45},
@@ -363,7 +364,7 @@ func TestRekorWatchBadDays(t *testing.T) {
 
 // TestRekorWatchPastQuarantine: the entries of a good shard are found beside those of a bad one.
 func TestRekorWatchPastQuarantine(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := bigRekorStage(t)
 		key := publicKeyOf(t, s.log.Shard(0).Body(7))
 		w := mirror.Watch{Query: &rekor.Query{Format: "x509", PublicKey: key}}

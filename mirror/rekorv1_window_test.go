@@ -10,13 +10,14 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
 // TestRekorWindow: of each shard the end is copied, from a bundle's first entry on; what lies in
 // front of it is pinned when it is read.
 func TestRekorWindow(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := fullRekorStage(t, 3000, 200, 70_000)
 		s.config = func(c *mirror.ServiceConfig) {
 			c.Coverage, c.LastEntries, c.RequestsPerSecond = mirror.CoverageWindow, 600, 100
@@ -59,7 +60,7 @@ func TestRekorWindow(t *testing.T) {
 // TestRekorRestored: a database that was restored from an older backup catches up; until then
 // upstream is not believed to be what it was, and a smaller log is a rollback.
 func TestRekorRestored(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newRekorStage(t)
 		newest, err := storage.OpenNewest("newest", storage.Options{FS: vfs.NewMem()})
 		check(t, err)

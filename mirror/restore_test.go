@@ -10,6 +10,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -41,7 +42,7 @@ func restored(t *testing.T) *watched {
 // has it, and until then does not pass for the whole log.
 func TestRestored(t *testing.T) {
 	t.Run("upstream lives", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			w := restored(t)
 			w.start().run()
 			w.settle(2 * poll)
@@ -57,7 +58,7 @@ func TestRestored(t *testing.T) {
 		})
 	})
 	t.Run("nobody lives", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			w := restored(t)
 			w.log.Misbehave(synthetic.Reset())
 			w.start().run()
@@ -76,7 +77,7 @@ func TestRestored(t *testing.T) {
 		})
 	})
 	t.Run("a copy lives", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			w := restored(t)
 			w.copyOf("peer.example", 8000)
 			w.host("upstream.example", gone)
@@ -88,7 +89,7 @@ func TestRestored(t *testing.T) {
 		})
 	})
 	t.Run("upstream went back", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			w := restored(t)
 			w.log.Misbehave(w.log.Rollback(6000))
 			w.start().run()
@@ -113,7 +114,7 @@ func TestRestored(t *testing.T) {
 func TestRestoredFork(t *testing.T) {
 	for name, size := range map[string]uint64{"as long": 8000, "longer": 9000} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				w := restored(t)
 				fork := w.log.Fork(5500, synthetic.Tiny(7))
 				fork.Grow(size)
@@ -132,7 +133,7 @@ func TestRestoredFork(t *testing.T) {
 		})
 	}
 	t.Run("shorter", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			w := restored(t)
 			fork := w.log.Fork(5500, synthetic.Tiny(7))
 			fork.Grow(7000)
@@ -145,7 +146,7 @@ func TestRestoredFork(t *testing.T) {
 		})
 	})
 	t.Run("after all is lost", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			w := restored(t)
 			check(t, w.disk.RemoveAll("db"))
 			fork := w.log.Fork(5500, synthetic.Tiny(7))
@@ -166,7 +167,7 @@ func TestRestoredFork(t *testing.T) {
 // TestSurvey: at the start a copy's checkpoint counts, also while upstream lives: it may serve
 // an older one.
 func TestSurvey(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(1000)
 		w.start().run()
@@ -193,7 +194,7 @@ func TestSurvey(t *testing.T) {
 // TestRestoredIsNotLive: upstream, or a cache before it, serves just what the backup has. That
 // is less than was held before, so nothing is said to be absent.
 func TestRestoredIsNotLive(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := restored(t)
 		w.log.Misbehave(w.log.Rollback(5000))
 		w.start().run()
@@ -218,7 +219,7 @@ func (w *watched) frozenNote(size uint64) synthetic.Fault {
 // TestFrozenStaysFrozen: a note from before the end of a log, from a copy that lags or a cache,
 // does not take the end back, and what is signed after it is evidence; also after a restart.
 func TestFrozenStaysFrozen(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(1000)
 		w.start().run()
@@ -247,7 +248,7 @@ func TestFrozenStaysFrozen(t *testing.T) {
 // TestRestoredFrozen: the end of a log is remembered, too.
 func TestRestoredFrozen(t *testing.T) {
 	for _, larger := range []bool{false, true} {
-		bubble(t, func(t *testing.T) {
+		bubble.Run(t, func(t *testing.T) {
 			w := newWatched(t)
 			newest, err := storage.OpenNewest("newest", storage.Options{FS: vfs.NewMem()})
 			check(t, err)
@@ -285,7 +286,7 @@ func TestRestoredFrozen(t *testing.T) {
 // TestSlowCopyDoesNotHoldTheTail: while a copy gives the missing entries one by one, upstream
 // is asked again all the same.
 func TestSlowCopyDoesNotHoldTheTail(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(80_000)
 		peer := w.copyOf("peer.example", 80_000)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 )
 
 // TestSearchForRareAndCommon: an entry that has a rare key and one that many have is found,
@@ -62,7 +63,7 @@ func TestSearchForRareAndCommon(t *testing.T) {
 // TestIndexOfBefore: what was copied before there was a search index is found too, after a
 // while.
 func TestIndexOfBefore(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		const entries = 10_000
 		disk := vfs.NewMem()
 		open := func(open func(string, storage.Options) (*storage.DB, error), keys func([]byte) []string) *storage.DB {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -70,7 +71,7 @@ func TestWindow(t *testing.T) {
 		"last entries":  func(c *mirror.Config) { c.LastEntries, c.HistoryTo = 1000, mirror.NoHistory },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				s := newStage(t, synthetic.Options{}).and(config)
 				s.log.Grow(5000)
 				s.start().run()
@@ -118,7 +119,7 @@ func fourth[A, B, C any](_ A, _ B, _ C, err error) error { return err }
 
 // TestWindowBeyondTheLog waits for the log to grow; nothing is copied meanwhile.
 func TestWindowBeyondTheLog(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.and(window(4096, 0))
 		w.start().run()
@@ -138,7 +139,7 @@ func TestWindowBeyondTheLog(t *testing.T) {
 
 // TestWindowOnAnEmptyLog is the whole log.
 func TestWindowOnAnEmptyLog(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).and(func(c *mirror.Config) { c.LastEntries, c.HistoryTo = 1000, mirror.NoHistory })
 		s.start().run()
 		defer s.close()
@@ -156,7 +157,7 @@ func TestHistory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow with the race detector; make test runs it")
 	}
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).and(window(140_032, 0)).and(func(c *mirror.Config) { c.RequestsPerSecond = 20 })
 		s.log.Grow(140_100)
 		s.start().run()
@@ -209,7 +210,7 @@ func TestHistory(t *testing.T) {
 
 // TestHistoryEndsWhereItShould at an index in the middle of the log.
 func TestHistoryEndsWhereItShould(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).and(window(70_144, 60_160))
 		s.log.Grow(80_000)
 		s.start().run()
@@ -225,7 +226,7 @@ func TestHistoryEndsWhereItShould(t *testing.T) {
 
 // TestHistoryPrefersCopies: upstream is asked for no bundle of the history.
 func TestHistoryPrefersCopies(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).and(window(66_048, 0))
 		s.log.Grow(70_000)
 		peer := s.copyOf("peer.example", 70_000)
@@ -265,7 +266,7 @@ func TestLyingCopies(t *testing.T) {
 			if testing.Short() && i > 1 {
 				t.Skip("slow with the race detector; make test runs it")
 			}
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				w := newWatched(t)
 				w.and(window(66_048, 0))
 				w.log.Grow(67_000)
@@ -292,7 +293,7 @@ func TestLyingCopies(t *testing.T) {
 
 // TestUpstreamIsAway: what a copy has newer is followed, and nothing is called live.
 func TestUpstreamIsAway(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(1000)
 		peer := w.copyOf("peer.example", 1000)
@@ -333,7 +334,7 @@ func TestUpstreamIsAway(t *testing.T) {
 func TestFirstStartWithoutUpstream(t *testing.T) {
 	for name, config := range map[string]func(*mirror.Config){"full": window(0, 0), "window": window(4096, 0)} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				w := newWatched(t)
 				w.and(config)
 				w.log.Grow(9000)
@@ -362,7 +363,7 @@ func TestFirstStartWithoutUpstream(t *testing.T) {
 
 // TestForkFromACopy: two signatures are evidence, whoever brings them.
 func TestForkFromACopy(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		w := newWatched(t)
 		w.log.Grow(1000)
 		w.copyOf("peer.example", 1000)

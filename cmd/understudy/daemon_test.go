@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -31,6 +30,7 @@ import (
 	"github.com/understudy-log/understudy/mirror/trust"
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 )
 
 // TestKeyComesLate holds that a log whose key has to be fetched says so, and is
@@ -215,7 +215,7 @@ func TestAwaitStop(t *testing.T) {
 		"disk fails":      {stops: time.Hour, fails: time.Second, want: "no space left", atLatest: time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				ctx, signal := context.WithCancel(t.Context())
 				done, closing, fatal := make(chan error, 1), make(chan struct{}), make(chan error, 1)
 				time.AfterFunc(time.Minute, func() {

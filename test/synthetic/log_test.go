@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	f_log "github.com/transparency-dev/formats/log"
@@ -23,6 +22,7 @@ import (
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/fsck"
 
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -307,7 +307,7 @@ func TestFaults(t *testing.T) {
 		{"wrong encoding", bundle, synthetic.WrongEncoding(), fails},
 	} {
 		t.Run(f.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
 				c, stop := synthetic.InMemory(l)
 				defer stop()
 				l.Misbehave(f.fault)

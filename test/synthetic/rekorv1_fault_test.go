@@ -10,13 +10,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/sigstore/rekor/pkg/generated/models"
 	"github.com/sigstore/rekor/pkg/util"
 	"github.com/sigstore/rekor/pkg/verify"
 
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -206,7 +206,7 @@ func TestRekorV1WebPages(t *testing.T) {
 }
 
 func TestRekorV1InABubble(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
 		s, httpClient := twoShards(t)
 		get := func(path string) (*http.Response, error) {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
