@@ -87,6 +87,21 @@ func findRun(text []byte, at int) int {
 	return len(text)
 }
 
+// sextetAt are sextets where they stand in a group of four characters that makes 24 bits.
+var sextetAt = func() (at [4][256]uint32) {
+	for c, value := range sextets {
+		for i := range at {
+			if at[i][c] = notGroup; value != notSextet {
+				at[i][c] = uint32(value) << (18 - 6*i)
+			}
+		}
+	}
+	return at
+}()
+
+// notGroup is set in what a byte gives that is no base64 character.
+const notGroup = 1 << 31
+
 // appendRaw appends what the base64 characters at a position stand for, and returns where
 // they end: at most maxRaw bytes, and none if there are less than minRun characters.
 func appendRaw(dst, text []byte, at int) ([]byte, int) {
@@ -94,12 +109,22 @@ func appendRaw(dst, text []byte, at int) ([]byte, int) {
 		return dst, at
 	}
 	text = text[:min(len(text), at+maxRaw/3*4)]
-	for ; at+4 <= len(text); at += 4 {
-		a, b, c, d := sextets[text[at]], sextets[text[at+1]], sextets[text[at+2]], sextets[text[at+3]]
-		if a|b|c|d > 63 {
+	for ; at+8 <= len(text); at += 8 { // two groups at a time
+		t := text[at : at+8]
+		high := sextetAt[0][t[0]] | sextetAt[1][t[1]] | sextetAt[2][t[2]] | sextetAt[3][t[3]]
+		low := sextetAt[0][t[4]] | sextetAt[1][t[5]] | sextetAt[2][t[6]] | sextetAt[3][t[7]]
+		if high|low >= notGroup {
 			break
 		}
-		dst = append(dst, a<<2|b>>4, b<<4|c>>2, c<<6|d)
+		n := len(dst)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(high)<<40|uint64(low)<<16)[:n+6]
+	}
+	for ; at+4 <= len(text); at += 4 {
+		group := sextetAt[0][text[at]] | sextetAt[1][text[at+1]] | sextetAt[2][text[at+2]] | sextetAt[3][text[at+3]]
+		if group >= notGroup {
+			break
+		}
+		dst = append(dst, byte(group>>16), byte(group>>8), byte(group))
 	}
 	return dst, at
 }

@@ -133,7 +133,10 @@ func searchRowOf(key string, index uint64) searchRow {
 }
 
 func (r searchRow) compare(other searchRow) int {
-	return cmp.Or(cmp.Compare(r.hi, other.hi), cmp.Compare(r.lo, other.lo), cmp.Compare(r.index, other.index))
+	if r.hi != other.hi { // nearly always, and before a commit all rows are sorted
+		return cmp.Compare(r.hi, other.hi)
+	}
+	return cmp.Or(cmp.Compare(r.lo, other.lo), cmp.Compare(r.index, other.index))
 }
 
 const searchRowLen = 9 + 16 + 8

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"sync"
 
 	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	pb "github.com/sigstore/rekor-tiles/v2/pkg/generated/protobuf"
@@ -31,7 +32,9 @@ var strict = base64.StdEncoding.Strict()
 // returns false for anything else. It runs for every entry that is mirrored, before the
 // commit. What it accepts slowKeysV2 accepts too, with the same keys: a fuzz test.
 func fastKeysV2(body []byte) ([]string, bool) {
-	s := scanner{rest: body, ok: true}
+	s := scanners.Get().(*scanner)
+	defer scanners.Put(s)
+	s.rest, s.ok = body, true
 	keys := make([]string, 0, 8)
 	if s.skip(hashedrekordStart) {
 		keys = s.digest(keys)
@@ -56,7 +59,11 @@ func fastKeysV2(body []byte) ([]string, bool) {
 type scanner struct {
 	rest []byte
 	ok   bool
+	// Memory that is used again: of what base64 stands for, and of PEM.
+	decoded, pem []byte
 }
+
+var scanners = sync.Pool{New: func() any { return new(scanner) }}
 
 func (s *scanner) skip(literal string) bool {
 	if len(s.rest) < len(literal) || string(s.rest[:len(literal)]) != literal {
@@ -81,27 +88,26 @@ func (s *scanner) text() []byte {
 	return text
 }
 
-// decode reads base64 of at least one byte into b, which it may grow.
-func (s *scanner) decode(b []byte) (encoded, decoded []byte) {
+// decode reads base64 of at least one byte. What it stands for is good until the next call.
+func (s *scanner) decode() (encoded, decoded []byte) {
 	encoded = s.text()
 	// Line breaks, which the decoder passes over, are no JSON.
 	if len(encoded) == 0 || bytes.IndexByte(encoded, '\n') >= 0 || bytes.IndexByte(encoded, '\r') >= 0 {
 		s.ok = false
 		return nil, nil
 	}
-	decoded, err := strict.AppendDecode(b, encoded)
-	if err != nil {
+	var err error
+	if s.decoded, err = strict.AppendDecode(s.decoded[:0], encoded); err != nil {
 		s.ok = false
 	}
-	return encoded, decoded
+	return encoded, s.decoded
 }
 
 func (s *scanner) digest(keys []string) []string {
 	s.want(`{"algorithm":"`)
 	prefix := digestPrefix(string(s.text()))
 	s.want(`,"digest":"`)
-	var b [sha256.Size * 2]byte
-	_, digest := s.decode(b[:0])
+	_, digest := s.decode()
 	s.want(`}`)
 	if prefix == "" {
 		s.ok = false
@@ -111,27 +117,26 @@ func (s *scanner) digest(keys []string) []string {
 
 func (s *scanner) signature(keys []string, prefixed bool) []string {
 	s.want(`{"content":"`)
-	var b [2048]byte
-	s.decode(b[:0])
+	s.decode()
 	s.want(`,"verifier":{"keyDetails":"`)
 	if _, known := common.PublicKeyDetails_value[string(s.text())]; !known {
 		s.ok = false
 	}
 	switch {
 	case s.skip(`,"x509Certificate":{"rawBytes":"`):
-		encoded, der := s.decode(b[:0])
+		encoded, der := s.decode()
 		if !s.ok {
 			return keys
 		}
-		keys = appendKeyHash(keys, hashPEM("CERTIFICATE", encoded), prefixed)
+		keys = appendKeyHash(keys, s.hashPEM("CERTIFICATE", encoded), prefixed)
 		keys = appendCertificateKeys(keys, der)
 	case s.skip(`,"publicKey":{"rawBytes":"`):
-		encoded, der := s.decode(b[:0])
+		encoded, der := s.decode()
 		if !s.ok || !isCommonKey(der) {
 			s.ok = false
 			return keys
 		}
-		keys = appendKeyHash(keys, hashPEM("PUBLIC KEY", encoded), prefixed)
+		keys = appendKeyHash(keys, s.hashPEM("PUBLIC KEY", encoded), prefixed)
 	default:
 		s.ok = false
 	}
@@ -153,10 +158,9 @@ func isCommonKey(der []byte) bool {
 
 // hashPEM hashes the PEM block that holds canonical base64, in lines of 64 as encoding/pem
 // writes it: v1 names keys and certificates by that.
-func hashPEM(kind string, encoded []byte) [sha256.Size]byte {
+func (s *scanner) hashPEM(kind string, encoded []byte) [sha256.Size]byte {
 	const line = 64
-	var b [4096]byte
-	block := append(b[:0], "-----BEGIN "...)
+	block := append(s.pem[:0], "-----BEGIN "...)
 	block = append(block, kind...)
 	block = append(block, "-----\n"...)
 	for len(encoded) > 0 {
@@ -167,8 +171,8 @@ func hashPEM(kind string, encoded []byte) [sha256.Size]byte {
 	}
 	block = append(block, "-----END "...)
 	block = append(block, kind...)
-	block = append(block, "-----\n"...)
-	return sha256.Sum256(block)
+	s.pem = append(block, "-----\n"...)
+	return sha256.Sum256(s.pem)
 }
 
 // appendKeyHash appends the hash of a key as v1 does: bare for a hashedrekord; for a dsse
@@ -235,7 +239,7 @@ func messageDigest(keys []string, hash *common.HashOutput) []string {
 func messageSignature(keys []string, signature *pb.Signature, prefixed bool) []string {
 	verifier := signature.GetVerifier()
 	if der := verifier.GetX509Certificate().GetRawBytes(); len(der) > 0 {
-		sum := hashPEM("CERTIFICATE", []byte(base64.StdEncoding.EncodeToString(der)))
+		sum := new(scanner).hashPEM("CERTIFICATE", []byte(base64.StdEncoding.EncodeToString(der)))
 		return appendCertificateKeys(appendKeyHash(keys, sum, prefixed), der)
 	}
 	der := verifier.GetPublicKey().GetRawBytes()
@@ -248,5 +252,5 @@ func messageSignature(keys []string, signature *pb.Signature, prefixed bool) []s
 			der = again
 		}
 	}
-	return appendKeyHash(keys, hashPEM("PUBLIC KEY", []byte(base64.StdEncoding.EncodeToString(der))), prefixed)
+	return appendKeyHash(keys, new(scanner).hashPEM("PUBLIC KEY", []byte(base64.StdEncoding.EncodeToString(der))), prefixed)
 }

@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -40,10 +41,13 @@ const fullSize, fullRuns = 1_000_000, 3
 func run(ctx context.Context) (err error) {
 	n := flag.Uint64("n", fullSize, "entries of the log; fewer than the default only print")
 	runs := flag.Int("runs", fullRuns, "runs of each measurement; fewer than the default only print")
-	only := flag.Bool("rekor-v1", false, "measure only beside Rekor v1, and only print")
+	only := flag.String("only", "", "measure only this `part`, and only print: catch-up, append or rekor-v1")
 	flag.Parse()
 	if *n < 2*batch || *runs < 1 || flag.NArg() != 0 {
 		return fmt.Errorf("want -n of at least %d and -runs of at least 1, and no arguments", 2*batch)
+	}
+	if *only != "" && !slices.Contains([]string{"catch-up", "append", "rekor-v1"}, *only) {
+		return fmt.Errorf("-only %s: no part of that name can be measured alone", *only)
 	}
 	small := *n < fullSize || *runs < fullRuns
 	root, err := tool.Root()
@@ -70,18 +74,21 @@ func run(ctx context.Context) (err error) {
 	if b.tools.understudy, err = tool.Understudy(ctx); err != nil {
 		return err
 	}
-	parts := []part{{"beside Rekor v1", b.measureRekorV1}}
-	if !*only {
+	parts := []part{
+		{"catch-up", b.measureCatchUp},
+		{"append", b.measureAppend},
+		{"proofs", b.measureProofs}, // over what the others left behind
+		{"windows", b.measureWindow},
+		{"rekor-v1", b.measureRekorV1},
+	}
+	if *only != "" {
+		parts = slices.DeleteFunc(parts, func(p part) bool { return p.name != *only })
+	}
+	if *only != "rekor-v1" {
 		if err := b.prepare(ctx, *n); err != nil {
 			return fmt.Errorf("prepare: %w", err)
 		}
 		defer b.upstream.close()
-		parts = append([]part{
-			{"catch-up", b.measureCatchUp},
-			{"append", b.measureAppend},
-			{"proofs", b.measureProofs}, // over what the others left behind
-			{"windows", b.measureWindow},
-		}, parts...)
 	}
 	for _, part := range parts {
 		b.say("measuring %s", part.name)
@@ -91,7 +98,7 @@ func run(ctx context.Context) (err error) {
 	}
 	table := b.table()
 	fmt.Println(table)
-	if small || *only {
+	if small || *only != "" {
 		return nil
 	}
 	return write(filepath.Join(root, "docs", "benchmarks.md"), table)
