@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,7 +97,6 @@ func (sh *shard) proven(item *rekor.Item) (*storage.Pin, error) {
 	now := time.Now()
 	p := &storage.Pin{
 		Index: index, Entry: item.Entry.Body, Receipt: encodeReceipt(&item.Entry), Proof: proof.Hashes, At: now,
-		Keys:       rekor.StatementKeys(item.Entry.Attestation),
 		Checkpoint: storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw, FirstSeen: now, LastSeen: now},
 	}
 	if err := p.Verify(); err != nil {
@@ -134,6 +134,22 @@ func decodeReceipt(e *rekor.Entry, b []byte) error {
 		e.Attestation = bytes.Clone(b[n:])
 	}
 	return nil
+}
+
+// ReceiptKeys returns the search keys of a receipt: those of the attestation in it, of which
+// promised has seen that it is what the entry is about. They are the rekor.SearchKeys that an
+// intoto entry alone does not show.
+func ReceiptKeys(receipt []byte) []string {
+	var e rekor.Entry
+	if decodeReceipt(&e, receipt) != nil {
+		return nil
+	}
+	return rekor.StatementKeys(e.Attestation)
+}
+
+// keysOf returns all search keys of a pin.
+func keysOf(p *storage.Pin) []string {
+	return slices.Concat(rekor.SearchKeys(p.Entry), ReceiptKeys(p.Receipt), p.Keys)
 }
 
 func hexSum(data []byte) string {

@@ -1,9 +1,11 @@
 package mirror_test
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,6 +95,39 @@ func TestRekorFull(t *testing.T) {
 		s.refused(byIndex(s.log.Size()), mirror.NotFound, mirror.ReasonNotFound)
 		s.close()
 	})
+}
+
+// TestRekorSubject: an intoto entry is found by the subject of its statement, which stands in
+// no entry but in what is kept beside it, whether it is copied or was only read.
+func TestRekorSubject(t *testing.T) {
+	for _, copied := range []bool{true, false} {
+		bubble.Run(t, func(t *testing.T) {
+			s := fullRekorStage(t, 100, 50)
+			if !copied {
+				s.config = nil
+			}
+			subject := strings.Repeat("ab", 32)
+			statement := fmt.Appendf(nil, `{"subject":[{"name":"a","digest":{"sha256":"%s"}}]}`, subject)
+			at := s.log.Add(fmt.Appendf(nil, `{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"payloadHash":{"algorithm":"sha256","value":"%x"}}}}`, sha256.Sum256(statement)))
+			s.log.Active().Attest(at-s.log.Start(1), statement)
+			s.start().run()
+			s.settle(5 * time.Minute)
+			if !copied {
+				s.get(byIndex(at), at)
+			}
+			s.log.Refuse(true)
+			s.settle(2 * rekorPoll)
+			for range 2 {
+				found, _, err := s.service.Search(t.Context(), "client", rekor.Query{Hash: "sha256:" + subject})
+				if err != nil || len(found.UUIDs) != 1 || found.UUIDs[0].String() != s.log.Active().UUID(at-s.log.Start(1)) {
+					t.Errorf("copied %v: found %v, %v", copied, found.UUIDs, err)
+				}
+				s.reopen().run()
+				s.settle(rekorPoll)
+			}
+			s.close()
+		})
+	}
 }
 
 // copied2 is how many entries of all shards that are known are copied.

@@ -81,7 +81,7 @@ func (s *rekorStage) keysOf(shards ...*synthetic.Shard) (keys []trust.Key) {
 // start opens the disk and makes the service; run lets it follow.
 func (s *rekorStage) start() *rekorStage {
 	s.t.Helper()
-	options := storage.Options{FS: s.disk, CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, SearchVersion: 1}
+	options := storage.Options{FS: s.disk, CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: mirror.ReceiptKeys, SearchVersion: 1}
 	held, err := storage.Exists("db", options)
 	check(s.t, err)
 	if held {

@@ -218,7 +218,7 @@ func (s *Service) learn(uuids []rekor.UUID, keys []string, all bool) error {
 		if err != nil || !ok {
 			continue // what is damaged is found another time
 		}
-		own := append(rekor.SearchKeys(p.Entry), p.Keys...)
+		own := keysOf(&p)
 		further := slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return slices.Contains(own, key) })
 		if len(further) == 0 {
 			continue

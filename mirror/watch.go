@@ -109,7 +109,7 @@ func (s *Service) wanted(sh *shard, p *storage.Pin) storage.PinReasons {
 			return storage.PinWatched
 		}
 	}
-	if len(s.watched.exact)+len(s.watched.patterns) > 0 && s.watched.match(append(rekor.SearchKeys(p.Entry), p.Keys...)) {
+	if len(s.watched.exact)+len(s.watched.patterns) > 0 && s.watched.match(keysOf(p)) {
 		return storage.PinWatched
 	}
 	return 0
@@ -349,7 +349,7 @@ func (s *Service) lookThrough(ctx context.Context, refs []EntryRef) error {
 	}
 	for _, ref := range refs {
 		i := slices.IndexFunc(items, func(item rekor.Item) bool { return ref.names(&item) })
-		if i >= 0 && !s.watched.match(rekor.SearchKeys(items[i].Entry.Body)) {
+		if i >= 0 && !s.watched.match(append(rekor.SearchKeys(items[i].Entry.Body), rekor.StatementKeys(items[i].Entry.Attestation)...)) {
 			continue
 		}
 		if i >= 0 {

@@ -327,7 +327,9 @@ func (c *checker) rebuild(g *growth, start, end uint64) error {
 			if index%tileWidth == 0 || index == start {
 				c.loadLeafTile(index / tileWidth)
 			}
-			c.searching.entry(c, index, entry)
+			if err := c.searching.entry(c, index, entry); err != nil {
+				return err
+			}
 			return c.addLeaf(g, LeafHash(entry))
 		})
 		if err == nil {

@@ -79,7 +79,7 @@ func TestCheckNamesPins(t *testing.T) {
 		{"receipt with half a key", copied.receipt(5)[:12], something, "receipts have a key of 12 bytes", false, false},
 	} {
 		t.Run(m.name, func(t *testing.T) {
-			db, tree, receipts := pinnedTrees(t, Options{FS: vfs.NewMem(), SearchKeys: testKeys}, naive, entries)
+			db, tree, receipts := pinnedTrees(t, Options{FS: vfs.NewMem(), SearchKeys: testKeys, ReceiptKeys: testReceiptKeys}, naive, entries)
 			defer closeDB(t, db)
 			before := dump(t, db)
 			tamper(t, db, m.key, m.change)
@@ -194,7 +194,7 @@ func TestCheckNamesLinks(t *testing.T) {
 func TestBackupOfPins(t *testing.T) {
 	entries := testEntries(300)
 	naive := newNaiveTree(entries)
-	o := Options{FS: vfs.NewMem(), SearchKeys: testKeys}
+	o := Options{FS: vfs.NewMem(), SearchKeys: testKeys, ReceiptKeys: testReceiptKeys}
 	db, _, _ := pinnedTrees(t, o, naive, entries)
 	if err := db.Backup("backup"); err != nil {
 		t.Fatal(err)

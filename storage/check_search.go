@@ -30,37 +30,57 @@ func (c *checker) covers(index uint64) bool {
 }
 
 // entry adds what should be there of the next entry.
-func (s *searching) entry(c *checker, index uint64, entry []byte) {
+func (s *searching) entry(c *checker, index uint64, entry []byte) error {
 	if !c.covers(index) {
-		return
+		return nil
 	}
 	if s.pieces == nil {
 		s.pieces = make(chan struct{}, runtime.GOMAXPROCS(0))
 	}
-	if len(s.entries) > 0 && s.start+uint64(len(s.entries)) != index {
-		s.hand(c)
+	if s.start+uint64(len(s.entries)) != index {
+		if err := s.hand(c); err != nil {
+			return err
+		}
 	}
 	if len(s.entries) == 0 {
 		s.start = index
 	}
 	if s.entries = append(s.entries, slices.Clone(entry)); len(s.entries) == pieceEntries || index+1 == c.state.Head.Size {
-		s.hand(c)
+		return s.hand(c)
 	}
+	return nil
 }
 
 // hand gives the entries gathered to a goroutine.
-func (s *searching) hand(c *checker) {
+func (s *searching) hand(c *checker) error {
 	start, entries := s.start, s.entries
-	s.entries = nil
+	if s.entries = nil; len(entries) == 0 {
+		return nil
+	}
+	receipts, err := c.receiptsOf(start, start+uint64(len(entries)))
+	if err != nil {
+		return err
+	}
 	s.pieces <- struct{}{}
 	s.running.Go(func() {
 		defer func() { <-s.pieces }()
 		var rows []searchRow
 		for i, entry := range entries {
-			rows = c.tree.db.appendRows(rows, start+uint64(i), entry)
+			index := start + uint64(i)
+			rows = appendRows(rows, index, c.tree.db.keysOf(entry, receipts[index]))
 		}
 		s.add(c, rows)
 	})
+	return nil
+}
+
+// receiptsOf returns the receipts of entries, for their keys; what cannot be read is noted.
+func (c *checker) receiptsOf(start, end uint64) (map[uint64][]byte, error) {
+	if c.tree.db.receiptKeys == nil {
+		return nil, nil
+	}
+	receipts, err := c.View.receipts(start, end)
+	return receipts, c.note(err)
 }
 
 // add adds rows that should be there.
@@ -88,10 +108,10 @@ func (c *checker) searches(ctx context.Context) error {
 	if !c.tree.db.keeps(c.state.search) {
 		return nil
 	}
-	if len(c.searching.entries) > 0 {
-		c.searching.hand(c)
-		c.searching.wait()
+	if err := c.searching.hand(c); err != nil {
+		return err
 	}
+	c.searching.wait()
 	pinned := map[uint64]bool{} // and whether covered
 	if c.o.Pace == nil {
 		if err := c.note(c.Pins(0, func(p Pin, _ int) error {
@@ -99,7 +119,7 @@ func (c *checker) searches(ctx context.Context) error {
 				return nil
 			}
 			if pinned[p.Index] = p.Index < c.state.search.pins; pinned[p.Index] {
-				c.searching.add(c, c.tree.db.appendRows(nil, p.Index, p.Entry))
+				c.searching.add(c, appendRows(nil, p.Index, c.tree.db.keysOf(p.Entry, p.Receipt)))
 			}
 			return nil
 		})); err != nil {
@@ -169,6 +189,7 @@ func (c *checker) searches(ctx context.Context) error {
 
 // rowsOf returns the rows that an entry should have; ok is false if there is none.
 func (c *checker) rowsOf(index uint64) (rows []searchRow, ok bool, err error) {
+	var receipt []byte
 	entry, err := c.Entry(index)
 	if errors.Is(err, ErrNotHeld) || errors.Is(err, ErrBelowMinimum) {
 		var p Pin
@@ -176,12 +197,14 @@ func (c *checker) rowsOf(index uint64) (rows []searchRow, ok bool, err error) {
 		if err != nil || !ok {
 			return nil, false, err
 		}
-		entry = p.Entry
+		entry, receipt = p.Entry, p.Receipt
+	} else if err == nil {
+		receipt, err = c.Receipt(index)
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	return c.tree.db.appendRows(nil, index, entry), true, nil
+	return appendRows(nil, index, c.tree.db.keysOf(entry, receipt)), true, nil
 }
 
 // missing notes the rows of an entry that are not there, of those parts that differ.

@@ -266,7 +266,7 @@ var compact = step{"compact", func(db *DB) error {
 
 // openOrCreate opens the database of a script, creating it if there is none.
 func (s script) openOrCreate(files vfs.FS) (*DB, error) {
-	o := Options{FS: files, SearchKeys: s.keys}
+	o := Options{FS: files, SearchKeys: s.keys, ReceiptKeys: testReceiptKeys}
 	if s.tables {
 		o.manyBytes = 1
 	}

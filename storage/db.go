@@ -49,7 +49,9 @@ type Options struct {
 	// is called concurrently and does not keep the entry. Nil: no search index is kept, and the
 	// one that there is ends with the first entry that is added or pin that changes.
 	SearchKeys func(entry []byte) []string
-	// SearchVersion changes whenever SearchKeys does: then the search index begins anew.
+	// ReceiptKeys returns further keys, which stand in the receipt of an entry. Nil: none.
+	ReceiptKeys func(receipt []byte) []string
+	// SearchVersion changes whenever one of the two does: then the search index begins anew.
 	SearchVersion uint32
 
 	manyBytes     int    // in tests
@@ -71,6 +73,7 @@ type DB struct {
 	manyBytes     int             // from how many bytes on entries get a table of their own
 	maxLeaves     uint64          // 0 is maxLeaves
 	search        func(entry []byte) []string
+	receiptKeys   func(receipt []byte) []string
 	searchVersion uint32
 	tiles         *lru.Cache[tileKey, *expandedTile]
 	links         *lru.Cache[linkKey, []Hash] // consistency proofs between archived checkpoints
@@ -141,7 +144,7 @@ func syncDirectory(files vfs.FS, dir string) error {
 }
 
 func open(dir string, o Options, mode func(*pebble.Options)) (_ *DB, err error) {
-	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}, maxLeaves: o.maxLeaves, search: o.SearchKeys, searchVersion: o.SearchVersion}
+	db := &DB{dir: dir, logger: o.Logger, fatal: o.Fatal, trees: map[string]*Tree{}, maxLeaves: o.maxLeaves, search: o.SearchKeys, receiptKeys: o.ReceiptKeys, searchVersion: o.SearchVersion}
 	db.damages.known, db.damages.changed = map[treeID][]DamageError{}, make(chan struct{})
 	db.fs = &ownFS{FS: fileSystem(o), dir: dir, fail: db.fail}
 	if db.manyBytes = o.manyBytes; db.manyBytes == 0 {

@@ -336,6 +336,93 @@ func TestReceipts(t *testing.T) {
 	}
 }
 
+// testReceiptKeys are those of receipts of even length; others show nothing.
+func testReceiptKeys(receipt []byte) []string {
+	if len(receipt)%2 != 0 {
+		return nil
+	}
+	return []string{"all", "receipt " + string(receipt)}
+}
+
+// TestReceiptKeys: what only the receipt of an entry shows is found like the rest, of entries
+// and pins, in an index that was kept all the time or begun anew.
+func TestReceiptKeys(t *testing.T) {
+	entries := testEntries(700)
+	naive := newNaiveTree(entries)
+	o := Options{FS: vfs.NewMem(), SearchKeys: testKeys, ReceiptKeys: testReceiptKeys}
+	db := createDB(t, o)
+	tree := createTree(t, db, "log")
+	var receipts [][]byte
+	for i := range entries {
+		receipts = append(receipts, fmt.Appendf(nil, "%0*d", 8+i%2, i))
+	}
+	if _, err := tree.Extend(entries[:400], func(next Head) (Seal, error) {
+		return Seal{Checkpoint: note("log", next, "s"), Receipts: receipts[:400]}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tree.Advance(note("log", naive.head(700), "s"), naive.consistency(400, 700), naive.consistency(400, 700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range []uint64{7, 500, 501} { // the first is held as well
+		p := naive.pinOf(index, 700, 0, entries[index], "log")
+		p.Receipt = receipts[index]
+		if err := tree.Pin(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Release(501, PinRead|PinWatched|PinImported); err != nil {
+		t.Fatal(err)
+	}
+	look := func(t *testing.T) {
+		t.Helper()
+		checkTree(t, tree)
+		v := tree.View()
+		defer v.Close()
+		for index := range uint64(len(entries)) {
+			keys := testReceiptKeys(receipts[index])
+			if len(keys) == 0 {
+				continue
+			}
+			var found []uint64
+			if err := v.Search(keys[1], func(at uint64) error { found = append(found, at); return nil }); err != nil {
+				t.Fatal(err)
+			}
+			has, err := v.HasKey(index, keys[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := index < 400 || index == 500; slices.Contains(found, index) != want || has != want || len(found) > 1 {
+				t.Fatalf("entry %d is found by its receipt: %d, %v; want %v", index, found, has, want)
+			}
+		}
+	}
+	look(t)
+
+	closeDB(t, db)
+	o.SearchVersion++
+	var err error
+	if db, err = Open("data", o); err != nil {
+		t.Fatal(err)
+	}
+	defer closeDB(t, db)
+	tree = openTree(t, db, "log")
+	for done := false; !done; {
+		if done, err = tree.IndexSome(t.Context(), 100); err != nil {
+			t.Fatal(err)
+		}
+		checkTree(t, tree)
+	}
+	look(t)
+
+	for _, index := range []uint64{30, 500} {
+		tamper(t, db, tree.id.appendSearch(nil, searchRowOf(testReceiptKeys(receipts[index])[1], index)), nil)
+		finds(t, tree, fmt.Sprintf("search index row of entry %d is missing", index))
+	}
+	tamper(t, db, tree.id.appendSearch(nil, searchRowOf("receipt of another", 40)), func([]byte) []byte { return nil })
+	finds(t, tree, "search index has a wrong row for entry 40")
+}
+
 // FuzzPin: what is accepted is the same pin when it is encoded again, and the same bytes up to
 // the entry, which may be stored in more than one way.
 func FuzzPin(f *testing.F) {

@@ -49,7 +49,7 @@ func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := &beside{
 			model:   model{upstream: entries, naive: naive, archive: map[string]Checkpoint{}},
-			options: Options{FS: vfs.NewMem(), CacheBytes: 1 << 20, manyBytes: 4000, SearchKeys: testKeys},
+			options: Options{FS: vfs.NewMem(), CacheBytes: 1 << 20, manyBytes: 4000, SearchKeys: testKeys, ReceiptKeys: testReceiptKeys},
 		}
 		b.db = createDB(t, b.options)
 		b.tree = createTree(t, b.db, "log")

@@ -105,7 +105,7 @@ func tableKinds(t *testing.T, disk vfs.FS) map[string]string {
 func TestRepairFiles(t *testing.T) {
 	unhurried(t)
 	disk := vfs.NewCrashableMem()
-	o := Options{FS: disk, manyBytes: 100_000, CacheBytes: 1, SearchKeys: testKeys}
+	o := Options{FS: disk, manyBytes: 100_000, CacheBytes: 1, SearchKeys: testKeys, ReceiptKeys: testReceiptKeys}
 	db := createDB(t, o)
 	entries := testEntries(1500)
 	for i := range entries { // so that there are many blocks, of few bytes

@@ -61,7 +61,7 @@ func (r *entryRows) encode(piece int) {
 		memory = appendStored(memory, r.entries[i])
 		r.stored[i] = memory[at:len(memory):len(memory)]
 		if r.search != nil {
-			r.search[piece] = r.tree.db.appendRows(r.search[piece], r.start+uint64(i), r.entries[i])
+			r.search[piece] = appendRows(r.search[piece], r.start+uint64(i), r.tree.db.search(r.entries[i]))
 		}
 	}
 	*r.memory[piece] = memory

@@ -157,10 +157,26 @@ func (id treeID) appendHint(dst []byte, r searchRow) []byte {
 	return dst
 }
 
+// keysOf returns the keys of an entry and its receipt, which may be nil.
+func (db *DB) keysOf(entry, receipt []byte) []string {
+	keys := db.search(entry)
+	if further := db.keysOfReceipt(receipt); len(further) > 0 {
+		return slices.Concat(keys, further)
+	}
+	return keys
+}
+
+func (db *DB) keysOfReceipt(receipt []byte) []string {
+	if len(receipt) == 0 || db.receiptKeys == nil {
+		return nil
+	}
+	return db.receiptKeys(receipt)
+}
+
 // appendRows appends the rows of an entry, each once.
-func (db *DB) appendRows(dst []searchRow, index uint64, entry []byte) []searchRow {
+func appendRows(dst []searchRow, index uint64, keys []string) []searchRow {
 	start := len(dst)
-	for _, key := range db.search(entry) {
+	for _, key := range keys {
 		dst = append(dst, searchRowOf(key, index))
 	}
 	slices.SortFunc(dst[start:], searchRow.compare)
@@ -193,7 +209,7 @@ func (t *Tree) stagePin(b *pebble.Batch, p *Pin, kept bool) error {
 	if !t.db.keeps(s.search) || !kept && s.holds(p.Index) == nil {
 		return nil
 	}
-	for _, r := range t.db.appendRows(nil, p.Index, p.Entry) {
+	for _, r := range appendRows(nil, p.Index, t.db.keysOf(p.Entry, p.Receipt)) {
 		if err := stageRow(b, t.id.appendSearch(nil, r), kept); err != nil {
 			return err
 		}
@@ -318,16 +334,26 @@ func (v *View) search(key string, yield func(index uint64) error) error {
 
 // has says whether the entry that the view holds or pins at an index has a key.
 func (v *View) has(index uint64, key string) (bool, error) {
+	var receipt []byte
 	entry, err := v.Entry(index)
-	if errors.Is(err, ErrNotHeld) || errors.Is(err, ErrBelowMinimum) {
+	held := !errors.Is(err, ErrNotHeld) && !errors.Is(err, ErrBelowMinimum)
+	if !held {
 		var p Pin
 		var ok bool
 		if p, ok, err = v.Pin(index); !ok {
 			return false, err
 		}
-		entry = p.Entry
+		entry, receipt = p.Entry, p.Receipt
 	}
-	return err == nil && slices.Contains(v.tree.db.search(entry), key), err
+	if err != nil || slices.Contains(v.tree.db.search(entry), key) {
+		return err == nil, err
+	}
+	if held {
+		if receipt, err = v.Receipt(index); err != nil {
+			return false, err
+		}
+	}
+	return slices.Contains(v.tree.db.keysOfReceipt(receipt), key), nil
 }
 
 // HasKey says whether the entry that the view holds or pins at an index has a key.
@@ -417,6 +443,10 @@ func (t *Tree) searchRows(ctx context.Context, start, end uint64) ([]searchRow, 
 	}); err != nil {
 		return nil, err
 	}
+	receipts, err := v.receipts(start, end)
+	if err != nil {
+		return nil, err
+	}
 	parts := make([][]searchRow, (len(entries)+pieceEntries-1)/pieceEntries)
 	var next atomic.Int64
 	var running sync.WaitGroup
@@ -424,7 +454,8 @@ func (t *Tree) searchRows(ctx context.Context, start, end uint64) ([]searchRow, 
 		running.Go(func() {
 			for i := int(next.Add(1) - 1); i < len(parts) && ctx.Err() == nil; i = int(next.Add(1) - 1) {
 				for at := i * pieceEntries; at < min((i+1)*pieceEntries, len(entries)); at++ {
-					parts[i] = t.db.appendRows(parts[i], start+uint64(at), entries[at])
+					index := start + uint64(at)
+					parts[i] = appendRows(parts[i], index, t.db.keysOf(entries[at], receipts[index]))
 				}
 			}
 		})
@@ -453,7 +484,7 @@ func (t *Tree) indexPins(ctx context.Context, maxPins int) error {
 			return errPause
 		}
 		n++
-		rows = t.db.appendRows(rows, p.Index, p.Entry)
+		rows = appendRows(rows, p.Index, t.db.keysOf(p.Entry, p.Receipt))
 		return ctx.Err()
 	})
 	if err != nil && err != errPause {

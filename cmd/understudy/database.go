@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/understudy-log/understudy/log/rekor"
+	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -60,7 +61,7 @@ func (c *Config) openOrCreate(o storage.Options) (*storage.DB, error) {
 
 // indexed makes a database keep an index for searches.
 func indexed(o storage.Options) storage.Options {
-	o.SearchKeys, o.SearchVersion = rekor.SearchKeys, rekor.SearchVersion
+	o.SearchKeys, o.ReceiptKeys, o.SearchVersion = rekor.SearchKeys, mirror.ReceiptKeys, rekor.SearchVersion
 	return o
 }
 

@@ -30,9 +30,9 @@ const maxKey = 512
 //
 // For v1 these are the keys of rekor's types for the stored entry, and a few that they lack:
 // the issuer, the key without its prefix, the digest of a COSE payload, the signer of a helm
-// chart. What only the
-// proposal had, the subjects of an in-toto statement, is not in the body and not in its keys;
-// of TUF metadata that has expired nothing is read but the digest.
+// chart. What only the proposal had, the subjects of an in-toto statement, is not in the body
+// and not in its keys (see StatementKeys); of TUF metadata that has expired nothing is read but
+// the digest.
 // For v2 they have the same forms.
 func SearchKeys(body []byte) []string {
 	if keys, ok := fastKeysV2(body); ok {
@@ -131,5 +131,5 @@ func parseV1(body []byte) (entry types.EntryImpl, err error) {
 	return unmarshalProposed(body)
 }
 
-// SearchVersion changes with what SearchKeys returns.
-const SearchVersion = 1
+// SearchVersion changes with what SearchKeys and StatementKeys return.
+const SearchVersion = 2

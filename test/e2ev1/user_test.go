@@ -33,7 +33,6 @@ type step struct {
 	why     string // a part of the error with which it must fail at Rekor; empty: it must succeed
 	unknown bool   // it fails because Rekor knows that there is no such thing; a mirror alone does not
 	unread  bool   // it succeeds with what no user of a mirror has ever asked for
-	lost    bool   // it succeeds with what only the proposal said: a mirror that nobody has asked that before finds nothing
 }
 
 // fails returns the step as one that must fail, whoever answers.
@@ -59,9 +58,6 @@ const nothingFound = "no matching entries found"
 func (u *user) expects(s step) *regexp.Regexp {
 	if u.mirror != nil && (s.unknown || s.unread && !u.mirror.full) {
 		return unavailable
-	}
-	if u.mirror != nil && s.lost && u.mirror.full {
-		return regexp.MustCompile(nothingFound)
 	}
 	if s.why == "" {
 		return nil
