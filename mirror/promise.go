@@ -73,6 +73,19 @@ func (sh *shard) promised(item *rekor.Item) (uint64, error) {
 	return index, nil
 }
 
+// VerifyEntry verifies what a shard promised about an entry, as it is stored, for a check. Other
+// logs promise nothing.
+func (m *Mirror) VerifyEntry(index uint64, entry, receipt []byte) error {
+	if m.shard == nil {
+		return nil
+	}
+	item, err := m.shard.item(index, entry, receipt)
+	if err == nil {
+		_, err = m.shard.promised(item)
+	}
+	return err
+}
+
 // proven verifies an entry with its proof, down to the signatures, and returns it as a pin
 // that is not anchored yet.
 func (sh *shard) proven(item *rekor.Item) (*storage.Pin, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
@@ -92,6 +93,7 @@ func TestRekorFull(t *testing.T) {
 			t.Errorf("%d requests while nothing grows", n)
 		}
 		s.wantCopied()
+		s.wantPromises()
 		s.refused(byIndex(s.log.Size()), mirror.NotFound, mirror.ReasonNotFound)
 		s.close()
 	})
@@ -127,6 +129,21 @@ func TestRekorSubject(t *testing.T) {
 			}
 			s.close()
 		})
+	}
+}
+
+// wantPromises has a check verify what each shard promised; another shard promised nothing of it.
+func (s *rekorStage) wantPromises() {
+	s.t.Helper()
+	mirrors := s.service.Mirrors()
+	for i, m := range mirrors {
+		for j, by := range mirrors {
+			report, err := m.Tree().Check(s.t.Context(), storage.CheckOptions{VerifyEntry: by.VerifyEntry})
+			check(s.t, err)
+			if good := len(report.Problems) == 0; good != (i == j) {
+				s.t.Errorf("shard %d by the key of shard %d: %v", i, j, report.Problems)
+			}
+		}
 	}
 }
 

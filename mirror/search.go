@@ -56,7 +56,7 @@ func (m *Mirror) search(ctx context.Context, keys []string, all bool) ([]SearchH
 	defer a.Close()
 	covered := IndexRange{Origin: m.cfg.Origin}
 	covered.Start, covered.End = a.Indexed()
-	if m.shard != nil {
+	if m.shard != nil && a.PinsIndexed() {
 		covered.Pinned = m.shard.service.pins.status(m.shard).Count
 	}
 	keys = slices.Compact(slices.Sorted(slices.Values(keys)))

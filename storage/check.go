@@ -18,6 +18,9 @@ import (
 type CheckOptions struct {
 	// Verify checks the log's signature on a raw checkpoint; nil skips that.
 	Verify func(raw []byte) error
+	// VerifyEntry checks what the log promised about an entry, held or pinned, in its receipt. It
+	// is called concurrently; nil skips that.
+	VerifyEntry func(index uint64, entry, receipt []byte) error
 	// Progress is called about once per 65,536 entries; nil is allowed.
 	Progress func(done, total uint64)
 	// MaxProblems ends the check early; 0 is 100.
@@ -68,7 +71,7 @@ func (t *Tree) Check(ctx context.Context, o CheckOptions) (Report, error) {
 		}
 	}
 	defer noted()
-	for _, step := range []func(context.Context) error{c.head, c.checkpoints, c.entries, c.strays, c.leaves, c.searches, c.links, c.pins, c.pinLeaves, c.hints, c.receipts} {
+	for _, step := range []func(context.Context) error{c.head, c.checkpoints, c.entries, c.promises, c.strays, c.leaves, c.searches, c.links, c.pins, c.pinLeaves, c.hints, c.receipts} {
 		if err := step(ctx); errors.Is(err, errTooMany) {
 			return c.report, nil
 		} else if err != nil {

@@ -59,6 +59,11 @@ func (c *checker) pins(ctx context.Context) error {
 		if err := p.Verify(); err != nil {
 			return wrong("does not verify: " + err.Error())
 		}
+		if c.o.VerifyEntry != nil {
+			if err := c.o.VerifyEntry(index, p.Entry, p.Receipt); err != nil {
+				return wrong("does not verify: " + err.Error())
+			}
+		}
 		before := len(c.report.Problems)
 		err = c.checkpoint("checkpoint of the "+pinPlace(index), p.Checkpoint)
 		for i := range c.report.Problems[before:] {

@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -10,17 +11,18 @@ import (
 
 var searchIndex = index{keySearch, searchRowLen, "search index"}
 
-// searching is what a check knows of the search index. To find the keys of an entry takes
-// longer than all else that is done with it, so it is done in the background, on all
-// processors.
+// searching is what a check knows of the search index, and of the receipts. To find the keys of
+// an entry, and to verify its receipt, takes longer than all else that is done with it, so it
+// is done in the background, on all processors.
 type searching struct {
 	pieces  chan struct{} // those under way
 	running sync.WaitGroup
 	start   uint64 // of entries
 	entries [][]byte
 
-	mu  sync.Mutex // guards set
-	set rowSet
+	mu      sync.Mutex // guards what follows
+	set     rowSet
+	refused map[uint64]error // why receipts do not verify
 }
 
 // covers says whether the rows of a held entry must be there.
@@ -29,9 +31,9 @@ func (c *checker) covers(index uint64) bool {
 	return c.tree.db.keeps(s.search) && index >= s.search.start && s.holds(index) == nil
 }
 
-// entry adds what should be there of the next entry.
+// entry adds what should be there of the next entry, and has its receipt verified.
 func (s *searching) entry(c *checker, index uint64, entry []byte) error {
-	if !c.covers(index) {
+	if !c.covers(index) && c.o.VerifyEntry == nil {
 		return nil
 	}
 	if s.pieces == nil {
@@ -67,16 +69,50 @@ func (s *searching) hand(c *checker) error {
 		var rows []searchRow
 		for i, entry := range entries {
 			index := start + uint64(i)
-			rows = appendRows(rows, index, c.tree.db.keysOf(entry, receipts[index]))
+			receipt := receipts[index]
+			if c.covers(index) {
+				rows = appendRows(rows, index, c.tree.db.keysOf(entry, receipt))
+			}
+			if c.o.VerifyEntry == nil || receipt == nil { // receipts says what is missing
+				continue
+			}
+			if err := c.o.VerifyEntry(index, entry, receipt); err != nil {
+				s.refuse(c, index, err)
+			}
 		}
 		s.add(c, rows)
 	})
 	return nil
 }
 
-// receiptsOf returns the receipts of entries, for their keys; what cannot be read is noted.
+func (s *searching) refuse(c *checker, index uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused == nil {
+		s.refused = map[uint64]error{}
+	}
+	if len(s.refused) < c.o.MaxProblems {
+		s.refused[index] = err
+	}
+}
+
+// promises names the receipts that do not verify.
+func (c *checker) promises(context.Context) error {
+	if err := c.searching.hand(c); err != nil {
+		return err
+	}
+	c.searching.wait()
+	for _, index := range slices.Sorted(maps.Keys(c.searching.refused)) {
+		if err := c.problem(receiptPlace(index), "does not verify: %v", c.searching.refused[index]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receiptsOf returns the receipts of entries; what cannot be read is noted.
 func (c *checker) receiptsOf(start, end uint64) (map[uint64][]byte, error) {
-	if c.tree.db.receiptKeys == nil {
+	if c.tree.db.receiptKeys == nil && c.o.VerifyEntry == nil {
 		return nil, nil
 	}
 	receipts, err := c.View.receipts(start, end)
@@ -108,10 +144,6 @@ func (c *checker) searches(ctx context.Context) error {
 	if !c.tree.db.keeps(c.state.search) {
 		return nil
 	}
-	if err := c.searching.hand(c); err != nil {
-		return err
-	}
-	c.searching.wait()
 	pinned := map[uint64]bool{} // and whether covered
 	if c.o.Pace == nil {
 		if err := c.note(c.Pins(0, func(p Pin, _ int) error {

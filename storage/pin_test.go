@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -336,6 +338,59 @@ func TestReceipts(t *testing.T) {
 	}
 }
 
+// TestCheckReceipts: a check has what the log promised verified, of entries and pins.
+func TestCheckReceipts(t *testing.T) {
+	const held, size = 600, 700
+	entries := testEntries(size)
+	naive := newNaiveTree(entries)
+	for _, keys := range []func([]byte) []string{nil, testKeys} {
+		db := createDB(t, Options{FS: vfs.NewMem(), SearchKeys: keys})
+		defer closeDB(t, db)
+		tree := createTree(t, db, "log")
+		if _, err := tree.Extend(entries[:held], func(next Head) (Seal, error) {
+			return Seal{Checkpoint: note("log", next, "s"), Receipts: entries[:held]}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tree.Advance(note("log", naive.head(size), "s"), naive.consistency(held, size), naive.consistency(held, size)); err != nil {
+			t.Fatal(err)
+		}
+		p := naive.pinOf(650, size, 0, entries[650], "log")
+		p.Receipt = entries[650]
+		if err := tree.Pin(p); err != nil {
+			t.Fatal(err)
+		}
+		var verified atomic.Int64
+		bad := map[uint64]string{}
+		o := CheckOptions{MaxProblems: 3, VerifyEntry: func(index uint64, entry, receipt []byte) error {
+			verified.Add(1)
+			if !bytes.Equal(entry, entries[index]) || !bytes.Equal(receipt, entries[index]) || bad[index] != "" {
+				return errors.New("signature is wrong")
+			}
+			return nil
+		}}
+		for _, wrong := range []map[uint64]string{
+			{},
+			{30: "receipt of entry 30"},
+			{599: "receipt of entry 599"},
+			{650: "pin of entry 650"},
+			{1: "receipt of entry 1", 2: "receipt of entry 2"},
+		} {
+			bad = wrong
+			verified.Store(0)
+			report, err := tree.Check(t.Context(), o)
+			if err != nil || verified.Load() != held+1 || len(report.Problems) != len(wrong) {
+				t.Fatalf("%v: %+v after %d of %d, %v", wrong, report.Problems, verified.Load(), held+1, err)
+			}
+			for i, index := range slices.Sorted(maps.Keys(wrong)) {
+				if got := report.Problems[i].Error(); !strings.Contains(got, wrong[index]) || !strings.Contains(got, "does not verify: signature is wrong") {
+					t.Errorf("%v: %s", wrong, got)
+				}
+			}
+		}
+	}
+}
+
 // testReceiptKeys are those of receipts of even length; others show nothing.
 func testReceiptKeys(receipt []byte) []string {
 	if len(receipt)%2 != 0 {
@@ -379,6 +434,9 @@ func TestReceiptKeys(t *testing.T) {
 		checkTree(t, tree)
 		v := tree.View()
 		defer v.Close()
+		if !v.PinsIndexed() {
+			t.Error("not all pins are in the index")
+		}
 		for index := range uint64(len(entries)) {
 			keys := testReceiptKeys(receipts[index])
 			if len(keys) == 0 {
@@ -407,6 +465,11 @@ func TestReceiptKeys(t *testing.T) {
 	}
 	defer closeDB(t, db)
 	tree = openTree(t, db, "log")
+	v := tree.View()
+	if v.PinsIndexed() {
+		t.Error("an index begun anew covers pins")
+	}
+	v.Close()
 	for done := false; !done; {
 		if done, err = tree.IndexSome(t.Context(), 100); err != nil {
 			t.Fatal(err)

@@ -374,6 +374,12 @@ func (v *View) Indexed() (start, end uint64) {
 	return 0, 0
 }
 
+// PinsIndexed says whether the search index covers every pin.
+func (v *View) PinsIndexed() bool {
+	c := v.state.search
+	return v.tree.db.keeps(c) && c.pins == allPins
+}
+
 // indexedAtOnce is how many entries IndexSome adds if it is not told.
 const indexedAtOnce = 4096
 

@@ -25,7 +25,7 @@ func newCheckCommand() *cobra.Command {
 		Long: `Check reads everything that a stopped daemon has stored and holds it together:
 every entry against its hash tile, every tile against the root, the index
 against the entries, the root against the signed checkpoints, and every
-checkpoint against the log's key.
+checkpoint and signed entry timestamp against the log's key.
 
 It needs no network. Keys come from public_key, from the trusted_root file, or
 from the cache of a trusted root that the daemon fetched; when there is none,
@@ -90,6 +90,11 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 				_, err := trust.Open(raw, origin, logKeys)
 				return err
 			}
+			if m, err := heldMirror(c, db, tree); err != nil {
+				keyErr = fmt.Errorf("those of entries: %w", err)
+			} else if m != nil {
+				o.VerifyEntry = m.VerifyEntry
+			}
 		}
 		report, err := tree.Check(ctx, o)
 		if err != nil {
@@ -123,24 +128,34 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 // maxProblems is how many problems a report names.
 const maxProblems = 100
 
-// repairTree puts back what a check found, and checks again. Repairing uncovers damage that
-// was hidden, so it goes on while that leads anywhere.
-func repairTree(ctx context.Context, c *Config, db *storage.DB, tree *storage.Tree, o storage.CheckOptions, out io.Writer) (report storage.Report, err error) {
-	repair := func(ctx context.Context) (storage.Repaired, error) { return tree.Repair(ctx, storage.Elsewhere{}) }
+// heldMirror returns what mirrors a log that is held; nil if nothing in the configuration does.
+func heldMirror(c *Config, db *storage.DB, tree *storage.Tree) (*mirror.Mirror, error) {
 	for i, log := range c.Logs {
 		var m *mirror.Mirror
+		var err error
 		switch {
 		case log.isService() && shardOrigin.MatchString(tree.Origin()):
 			m, err = c.heldShard(i, db, tree.Origin())
 		case log.Origin == tree.Origin():
 			m, err = mirror.New(c.mirror(log, tree))
 		}
-		if err != nil {
-			return report, err
+		if err != nil || m != nil {
+			return m, err
 		}
-		if m != nil {
-			repair = m.Repair
-		}
+	}
+	return nil, nil
+}
+
+// repairTree puts back what a check found, and checks again. Repairing uncovers damage that
+// was hidden, so it goes on while that leads anywhere.
+func repairTree(ctx context.Context, c *Config, db *storage.DB, tree *storage.Tree, o storage.CheckOptions, out io.Writer) (report storage.Report, err error) {
+	repair := func(ctx context.Context) (storage.Repaired, error) { return tree.Repair(ctx, storage.Elsewhere{}) }
+	m, err := heldMirror(c, db, tree)
+	if err != nil {
+		return report, err
+	}
+	if m != nil {
+		repair = m.Repair
 	}
 	for left := -1; ; left = len(report.Problems) { // a report names maxProblems of them at most
 		done, err := repair(ctx)
