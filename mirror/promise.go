@@ -59,7 +59,7 @@ func (sh *shard) promised(item *rekor.Item) (uint64, error) {
 		return fail(err, "has a bad signed entry timestamp")
 	}
 	if e.Attestation != nil {
-		switch of, _ := strings.CutPrefix(rekor.Attestation(e.Body), "sha256:"); {
+		switch of, _ := strings.CutPrefix(rekor.AttestationHash(e.Body), "sha256:"); {
 		case of == "": // nothing proves it
 			e.Attestation = nil
 		case of != hexSum(e.Attestation):

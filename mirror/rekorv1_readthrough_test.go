@@ -109,15 +109,18 @@ func TestRekorAttestation(t *testing.T) {
 		attestation := []byte(`{"subject":[]}`)
 		body := fmt.Appendf(nil, `{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"payloadHash":{"algorithm":"sha256","value":"%x"}}}}`, sha256.Sum256(attestation))
 		other := fmt.Appendf(nil, `{"apiVersion":"0.0.2","kind":"intoto","spec":{"content":{"payloadHash":{"algorithm":"sha256","value":"%x"}}}}`, sha256.Sum256([]byte("another")))
-		signed, wrong := s.log.Add(body), s.log.Add(other)
-		for _, at := range []uint64{signed, wrong, 40} {
+		message := fmt.Appendf(nil, `{"apiVersion":"0.0.1","kind":"cose","spec":{"data":{"envelopeHash":{"algorithm":"sha256","value":"%x"}}}}`, sha256.Sum256(attestation))
+		signed, cose, wrong := s.log.Add(body), s.log.Add(message), s.log.Add(other)
+		for _, at := range []uint64{signed, cose, wrong, 40} {
 			s.log.Shard(1).Attest(at-37, attestation)
 		}
 		s.start().run()
 		s.settle(rekorPoll)
 		for range 2 {
-			if item := s.get(byIndex(signed), signed); !bytes.Equal(item.Entry.Attestation, attestation) {
-				t.Errorf("attestation %q", item.Entry.Attestation)
+			for _, at := range []uint64{signed, cose} {
+				if item := s.get(byIndex(at), at); !bytes.Equal(item.Entry.Attestation, attestation) {
+					t.Errorf("attestation of %d is %q", at, item.Entry.Attestation)
+				}
 			}
 			s.refused(byIndex(wrong), mirror.Unavailable, mirror.ReasonUpstreamRefused)
 			if item := s.get(byIndex(40), 40); item.Entry.Attestation != nil {

@@ -11,34 +11,47 @@ import (
 // that was signed, as "algorithm:hex". cosign asks for an attestation in both forms at once,
 // since it cannot know in which it was logged. It is empty for other kinds.
 func Attestation(body []byte) string {
-	type hash struct {
+	if kind, hash := attested(body); kind != "cose" {
+		return hash
+	}
+	return ""
+}
+
+// AttestationHash returns the hash of what Rekor may store beside a canonical entry, as
+// "algorithm:hex": of the payload of a dsse or intoto entry, and of the message of a cose one.
+// It is empty for other kinds.
+func AttestationHash(body []byte) string {
+	_, hash := attested(body)
+	return hash
+}
+
+func attested(body []byte) (kind, hash string) {
+	type digest struct {
 		Algorithm string `json:"algorithm"`
 		Value     string `json:"value"`
 	}
 	var e struct {
 		Kind string `json:"kind"`
 		Spec struct {
-			PayloadHash hash `json:"payloadHash"` // dsse
+			PayloadHash digest `json:"payloadHash"` // dsse
 			Content     struct {
-				PayloadHash hash `json:"payloadHash"` // intoto
+				PayloadHash digest `json:"payloadHash"` // intoto
 			} `json:"content"`
+			Data struct {
+				EnvelopeHash digest `json:"envelopeHash"` // cose
+			} `json:"data"`
 		} `json:"spec"`
 	}
 	if err := json.Unmarshal(body, &e); err != nil {
-		return ""
+		return "", ""
 	}
-	h := e.Spec.PayloadHash
-	switch e.Kind {
-	case "dsse":
-	case "intoto":
-		h = e.Spec.Content.PayloadHash
-	default:
-		return ""
+	d := map[string]digest{
+		"dsse": e.Spec.PayloadHash, "intoto": e.Spec.Content.PayloadHash, "cose": e.Spec.Data.EnvelopeHash,
+	}[e.Kind]
+	if d.Value == "" {
+		return e.Kind, ""
 	}
-	if h.Value == "" {
-		return ""
-	}
-	return h.Algorithm + ":" + h.Value
+	return e.Kind, d.Algorithm + ":" + d.Value
 }
 
 const maxDigestKey = 256 // characters; no digest is that long
