@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"time"
 
 	"github.com/sigstore/rekor/pkg/generated/models"
 
@@ -24,6 +25,11 @@ const (
 	smallBody      = 32 << 10
 	maxLargeBodies = 4 // at once, for all clients; further ones wait
 	maxClientLarge = 2 // for one client; further ones get 429
+
+	// Others may wait for the place of a large body, so it has to keep coming: at half the
+	// pace of a link of 2 Mbit/s. What comes faster makes up for pauses, but not for long ones.
+	leastPace = 128 << 10 // bytes a second
+	longPause = 3 * time.Second
 
 	// Proposed entries of a few kilobytes can unpack to megabytes; and a search reads each
 	// entry that it finds.
@@ -66,11 +72,16 @@ func (b *costly) leave(r *http.Request) {
 	b.byClient.leave(clientOf(r.RemoteAddr))
 }
 
-// growingBody calls enter before it reads more than smallBody bytes.
+// growingBody calls enter before it reads more than smallBody bytes. From there on it waits
+// for its client no longer than leastPace and longPause allow, and readTime in all.
 type growingBody struct {
 	io.Reader
 	left  int // until enter is called; negative once it was
 	enter func() error
+
+	conn     *http.ResponseController
+	patience time.Duration // for the next bytes; each that comes earns some, up to longPause
+	end      time.Time     // when all has to be there
 }
 
 func (b *growingBody) Read(p []byte) (int, error) {
@@ -78,14 +89,28 @@ func (b *growingBody) Read(p []byte) (int, error) {
 		if err := b.enter(); err != nil {
 			return 0, err
 		}
-		b.left = -1
+		b.left, b.patience, b.end = -1, longPause, time.Now().Add(readTime)
 	}
-	if b.left > 0 {
-		p = p[:min(len(p), b.left)]
+	if b.left < 0 {
+		return b.readSteadily(p)
 	}
+	n, err := b.Reader.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+func (b *growingBody) readSteadily(p []byte) (int, error) {
+	began := time.Now()
+	deadline := began.Add(b.patience)
+	if b.end.Before(deadline) {
+		deadline = b.end
+	}
+	b.conn.SetReadDeadline(deadline) // the server lifts it at the end of the body; if it cannot be set, readTime holds
 	n, err := b.Reader.Read(p)
-	if b.left > 0 {
-		b.left -= n
+	b.patience = min(b.patience-time.Since(began)+time.Duration(n)*time.Second/leastPace, longPause)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = rekorError{Code: http.StatusRequestTimeout, Message: fmt.Sprintf(
+			"the request came too slowly: what is over %d KiB has to come at %d KiB a second, without a pause of %v, and within %v", smallBody>>10, leastPace>>10, longPause, readTime)}
 	}
 	return n, err
 }
@@ -99,7 +124,7 @@ func (p *rekorAPI) readBody(w http.ResponseWriter, r *http.Request, name string,
 	if err := checkContentType(r.Header); err != nil {
 		return err
 	}
-	reader := &growingBody{Reader: http.MaxBytesReader(w, r.Body, maxBody), left: smallBody, enter: func() error { return p.bodies.enter(r) }}
+	reader := &growingBody{Reader: http.MaxBytesReader(w, r.Body, maxBody), left: smallBody, enter: func() error { return p.bodies.enter(r) }, conn: http.NewResponseController(w)}
 	defer func() {
 		if reader.left < 0 {
 			p.bodies.leave(r)

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -37,6 +39,7 @@ type fakeService struct {
 	fresh   mirror.Freshness
 	fails   error         // of every method that can fail
 	reaches chan struct{} // if not nil, Entries waits until it can send, and then for its context
+	takes   time.Duration // of Entries
 
 	// What was asked for last.
 	client              mirror.Client
@@ -100,6 +103,13 @@ func (f *fakeService) Entries(ctx context.Context, client mirror.Client, refs []
 		<-ctx.Done()
 		return nil, f.fresh, ctx.Err()
 	}
+	if f.takes > 0 {
+		select {
+		case <-time.After(f.takes):
+		case <-ctx.Done():
+			return nil, f.fresh, ctx.Err()
+		}
+	}
 	if f.fails != nil {
 		return nil, f.fresh, f.fails
 	}
@@ -152,11 +162,13 @@ func oneItem(body string, index uint64) rekor.Item {
 	}
 }
 
-// handler serves the service as NewPublic does.
-func (f *fakeService) handler() http.Handler {
+func (f *fakeService) handler() http.Handler { return handlerOf(f) }
+
+// handlerOf serves a service as NewPublic does.
+func handlerOf(service rekorService) http.Handler {
 	return newPublic(PublicConfig{
 		Mirrors: func() []*mirror.Mirror { return nil }, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
-	}, f)
+	}, service)
 }
 
 const testClient = "192.0.2.7"
@@ -193,4 +205,13 @@ func wantAnswer(t *testing.T, name string, w *httptest.ResponseRecorder, code in
 	if w.Code != code || w.Body.String() != body {
 		t.Errorf("%s: got %d %q, want %d %q", name, w.Code, w.Body, code, body)
 	}
+}
+
+func asJSON(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }

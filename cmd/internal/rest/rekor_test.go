@@ -102,7 +102,7 @@ func TestRekorProof(t *testing.T) {
 	f := newFake()
 	f.fails = &mirror.Refusal{Kind: mirror.Unavailable, Reason: mirror.ReasonUpstreamUnreachable, Text: "not composed"}
 	f.shards[1].Head.Size = 112
-	h := (&proofsFail{f}).handler()
+	h := handlerOf(&proofsFail{f})
 	if w := ask(h, request(http.MethodGet, "/api/v1/log/proof?firstSize=3&lastSize=9", "")); w.Code != 503 {
 		t.Errorf("proof that cannot be composed: %d %s", w.Code, w.Body)
 	}
@@ -121,10 +121,6 @@ func TestRekorProof(t *testing.T) {
 type proofsFail struct{ *fakeService }
 
 func (f *proofsFail) Shards() ([]mirror.Shard, error) { return f.shards, nil }
-
-func (f *proofsFail) handler() http.Handler {
-	return newPublic(PublicConfig{Mirrors: func() []*mirror.Mirror { return nil }, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()}, f)
-}
 
 // TestRekorHeaders: answers say how current they are, a search what it has seen, and HEAD is
 // GET without its body.

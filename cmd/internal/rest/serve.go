@@ -11,6 +11,10 @@ import (
 	"time"
 )
 
+// readTime is how long a client may take to send a request; a large body has as much again,
+// from when there is room for it.
+const readTime = 30 * time.Second
+
 // stopTime is how long requests under way may take to end when the server stops.
 const stopTime = 4 * time.Second
 
@@ -29,7 +33,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, answerTime time.
 			h.ServeHTTP(w, r)
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       30 * time.Second,
+		ReadTimeout:       readTime,
 		WriteTimeout:      answerTime,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
