@@ -147,3 +147,32 @@ func TestRekorArchiveIsNotForStrangers(t *testing.T) {
 		})
 	}
 }
+
+// TestRekorFailedLook: while log info cannot be read out of turn, nobody is told that there is
+// no more than was known before, and upstream is not asked again for each who wants to know.
+func TestRekorFailedLook(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newRekorStage(t)
+		s.config = func(c *mirror.ServiceConfig) { c.Poll = 5 * time.Minute }
+		s.start().run()
+		s.settle(rekorPoll)
+		s.log.Active().Grow(12, synthetic.HashedRekordV1(2))
+		s.log.Misbehave(synthetic.On(synthetic.LogInfo, synthetic.Status(500)))
+		s.unproven(1, 21, 33, mirror.Unavailable, mirror.ReasonUpstreamUnreachable)
+		s.log.Forget()
+		for range 3 {
+			_, err := s.service.PublicKey(t.Context(), 1000)
+			wantRefusal(t, err, mirror.Unavailable, mirror.ReasonUpstreamUnreachable)
+			s.unproven(1, 21, 33, mirror.Unavailable, mirror.ReasonUpstreamUnreachable)
+		}
+		if n := len(s.log.Requests(synthetic.LogInfo)); n != 0 {
+			t.Errorf("log info was read %d times more", n)
+		}
+		s.log.Misbehave()
+		s.settle(6 * time.Minute)
+		s.prove(1, 21, 33)
+		_, err := s.service.PublicKey(t.Context(), 1000)
+		wantRefusal(t, err, mirror.Invalid, mirror.ReasonInvalidRequest)
+		s.close()
+	})
+}

@@ -136,6 +136,53 @@ func wantListed(t *testing.T, d *daemon, name, problem string) {
 	}
 }
 
+// TestLostService holds that a service whose stored state cannot be used is neither denied nor
+// empty: the port for everybody says that it cannot be served, and goes on.
+func TestLostService(t *testing.T) {
+	c, err := parseConfig(filepath.Join(t.TempDir(), "c.yaml"), []byte(oneService+"listen: {http: '127.0.0.1:0', grpc: '127.0.0.1:0', admin: '127.0.0.1:0'}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := newKeyring(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := c.openOrCreate(storage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.PutRecord("rekor-v1 rekor", []byte("damaged")); err != nil {
+		t.Fatal(err)
+	}
+	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := listen(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := d.run(ctx, l); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, path := range []string{"/api/v1/log", "/api/v1/log/publicKey", "/api/v1/log/entries?logIndex=7"} {
+		code, body, err := ask("http://" + l.http.Addr().String() + path)
+		if err != nil || code != 503 || !strings.Contains(body, mirror.ReasonDamaged) {
+			t.Errorf("%s: got %d %s (%v)", path, code, body, err)
+		}
+	}
+	if code, _, err := ask("http://" + l.http.Addr().String() + "/logs"); err != nil || code != 200 {
+		t.Errorf("/logs: got %d (%v)", code, err)
+	}
+	stop()
+	running.Wait()
+}
+
 // TestMetricsAreDocumented holds that docs/metrics.md names every metric that a daemon has.
 func TestMetricsAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../../docs/metrics.md")

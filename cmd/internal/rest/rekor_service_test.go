@@ -1,8 +1,17 @@
 package rest
 
 import (
+	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +30,7 @@ import (
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 	"github.com/understudy-log/understudy/test/synthetic"
 )
 
@@ -223,4 +233,76 @@ func askHere(h http.Handler, target, body string) *httptest.ResponseRecorder {
 		return post(h, target, body)
 	}
 	return ask(h, request(http.MethodGet, target, ""))
+}
+
+// TestProposedForms: of two forms of one attestation, the one that is held answers for the
+// other while upstream is away. Two signatures on it are two things, and one that is not held
+// is not known.
+func TestProposedForms(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		upstream := synthetic.NewRekorV1("rekor.example")
+		upstream.Active().Grow(3, synthetic.HashedRekordV1(1))
+		upstream.RollOver(synthetic.RekorKey("rekor.example", 1))
+		dsse, intoto := attest(t)
+		another, _ := attest(t)
+		body, err := rekor.Canonicalize(t.Context(), dsse)
+		if err != nil {
+			t.Fatal(err)
+		}
+		upstream.Add(body)
+		uuid := upstream.Active().UUID(0)
+		service := mirrorOf(t, upstream)
+		h := NewPublic(PublicConfig{Mirrors: service.Mirrors, Rekor: service, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+		waitFor(t, "both shards", func() bool { shards, err := service.Shards(); return err == nil && len(shards) == 2 })
+		retrieve := func(proposed ...[]byte) *httptest.ResponseRecorder {
+			return post(h, "/api/v1/log/entries/retrieve", fmt.Sprintf(`{"entries":[%s]}`, bytes.Join(proposed, []byte(","))))
+		}
+		wantIt := func(when string, w *httptest.ResponseRecorder) {
+			t.Helper()
+			var items []map[string]struct{ Body []byte }
+			if err := json.Unmarshal(w.Body.Bytes(), &items); w.Code != 200 || err != nil || len(items) != 1 || !bytes.Equal(items[0][uuid].Body, body) {
+				t.Errorf("%s: got %d %s", when, w.Code, w.Body)
+			}
+		}
+		wantIt("both forms", retrieve(dsse, intoto))
+		wantIt("two signatures", retrieve(dsse, another)) // upstream has just said that it does not have the second
+		upstream.Refuse(true)
+		waitFor(t, "the outage", func() bool { return service.Freshness().Source != mirror.SourceLive })
+		wantIt("both forms without upstream", retrieve(dsse, intoto))
+		if w := retrieve(dsse, another); w.Code != 503 || !strings.Contains(w.Body.String(), mirror.ReasonNotPinned) {
+			t.Errorf("two signatures without upstream: got %d %s", w.Code, w.Body)
+		}
+	})
+}
+
+// attest returns the same statement each time, newly signed by a new key, as both of the
+// entries that cosign proposes for it.
+func attest(t *testing.T) (dsse, intoto []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})
+	const kind, statement = "application/vnd.in-toto+json", `{"_type":"https://in-toto.io/Statement/v0.1","subject":[]}`
+	digest := sha256.Sum256(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(statement), statement))
+	sig, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type object = map[string]any
+	envelope := asJSON(t, object{"payloadType": kind, "payload": []byte(statement), "signatures": []any{object{"sig": sig}}})
+	again := func(b []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(b)) } // as intoto has it
+	dsse = asJSON(t, object{"kind": "dsse", "apiVersion": "0.0.1", "spec": object{
+		"proposedContent": object{"envelope": string(envelope), "verifiers": []any{verifier}},
+	}})
+	intoto = asJSON(t, object{"kind": "intoto", "apiVersion": "0.0.2", "spec": object{"content": object{
+		"envelope": object{"payloadType": kind, "payload": again([]byte(statement)), "signatures": []any{object{"publicKey": verifier, "sig": again(sig)}}},
+		"hash":     object{"algorithm": "sha256", "value": fmt.Sprintf("%x", sha256.Sum256(envelope))},
+	}}})
+	return dsse, intoto
 }
