@@ -10,7 +10,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,7 +36,7 @@ type shard struct {
 
 	ties *lru.Cache[tieKey, []storage.Hash]
 
-	advance sync.Mutex // held while a checkpoint is judged
+	judging chan struct{} // has a token while a checkpoint is judged
 }
 
 // newShard returns a shard with its tree, which it makes if there is none.
@@ -73,7 +72,7 @@ func (s *Service) newShard(treeID uint64, origin string, start uint64, key trust
 // shardWith returns a shard that has no tree: enough to verify an entry by.
 func (s *Service) shardWith(treeID uint64, origin string, start uint64, key trust.Key) *shard {
 	id := sha256.Sum256(key.SPKI())
-	sh := &shard{service: s, treeID: treeID, origin: origin, key: key, logID: hex.EncodeToString(id[:]), coverage: s.cfg.Coverage}
+	sh := &shard{service: s, treeID: treeID, origin: origin, key: key, logID: hex.EncodeToString(id[:]), coverage: s.cfg.Coverage, judging: make(chan struct{}, 1)}
 	sh.first.Store(start)
 	return sh
 }
@@ -161,8 +160,12 @@ func (sh *shard) move(start uint64) error {
 
 // judge takes a checkpoint of the shard, as upstream gave it.
 func (sh *shard) judge(ctx context.Context, info shardInfo) error {
-	sh.advance.Lock()
-	defer sh.advance.Unlock()
+	select {
+	case sh.judging <- struct{}{}:
+		defer func() { <-sh.judging }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	c, err := trust.Open(info.checkpoint, sh.origin, []trust.Key{sh.key})
 	if err != nil {
 		return err

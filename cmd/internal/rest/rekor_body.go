@@ -35,7 +35,7 @@ const (
 	// entry that it finds.
 	maxClientProposals = 16 // of one client, worked on by as many processors as there are
 	maxSearches        = 8  // as over gRPC
-	maxClientSearches  = 8
+	maxClientSearches  = 4
 )
 
 // maxItems is how many entries one retrieve may ask for.
