@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror/trust"
@@ -52,8 +53,7 @@ type tieKey struct{ first, last storage.Head }
 // dozen, with proofs to the same tree.
 const keptTies = 64
 
-// pin stores a pin, and gives up others for it that were only read, if they take too much. It
-// returns what is stored, which may be older.
+// pin stores a pin, and returns what is stored, which may be older.
 func (sh *shard) pin(p *storage.Pin) (*storage.Pin, error) {
 	s := sh.service
 	s.pinning.Lock()
@@ -72,20 +72,57 @@ func (sh *shard) pin(p *storage.Pin) (*storage.Pin, error) {
 		return nil, &storageError{fmt.Errorf("read entry %d that was just pinned: %w", p.Index, err)}
 	}
 	s.pins.put(sh, &stored)
+	return &stored, nil
+}
+
+// pinsAtOnce is how many pins are changed in one commit; others may pin in between.
+const pinsAtOnce = 256
+
+// evict gives up pins that were only read whenever they take too much: after a start with a
+// lower limit these may be nearly all. It returns an error only when the database can no longer
+// be read or written.
+func (s *Service) evict(ctx context.Context) error {
 	for {
-		old, ok := s.pins.evict()
-		if !ok {
-			return &stored, nil
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.pins.over:
 		}
-		if err := old.shard.mirror.tree.Release(old.index, storage.PinRead); err != nil {
-			return nil, &storageError{err}
+		began, gone := time.Now(), 0
+		for ctx.Err() == nil {
+			n, err := s.evictSome()
+			if ends(err) {
+				return err
+			}
+			if err != nil {
+				s.logger.Error("pins that should give way are damaged, and stay until the next start; run \"understudy check\"", "pins", n, "error", err)
+			}
+			if gone += n; n == 0 {
+				break
+			}
+		}
+		if gone > pinsAtOnce {
+			s.logger.Info("entries that were only read gave way: they took more than is configured", "entries", gone, "elapsed", time.Since(began).Round(time.Millisecond))
 		}
 	}
 }
 
+// evictSome gives up at most pinsAtOnce pins, and returns how many.
+func (s *Service) evictSome() (n int, failure error) {
+	s.pinning.Lock()
+	defer s.pinning.Unlock()
+	for sh, indexes := range s.pins.evict(pinsAtOnce) {
+		n += len(indexes)
+		if err := sh.mirror.tree.Release(storage.PinRead, indexes...); err != nil {
+			failure = errors.Join(failure, &storageError{err})
+		}
+	}
+	return n, failure
+}
+
 // recount reads all pins once: how many there are, which are only read, in the order of when
 // they were pinned, and which nobody watches any more.
-func (s *Service) recount() error {
+func (s *Service) recount(ctx context.Context) error {
 	type pinned struct {
 		shard *shard
 		pin   storage.Pin // without what is large
@@ -93,10 +130,10 @@ func (s *Service) recount() error {
 	}
 	var all []pinned
 	for _, sh := range s.known() {
-		var unwatched []storage.Pin
+		var unwatched []uint64
 		damaged, err := sh.eachPin(func(p storage.Pin) {
 			if p.Reasons&storage.PinWatched != 0 && s.wanted(sh, &p) == 0 {
-				unwatched = append(unwatched, storage.Pin{Index: p.Index})
+				unwatched = append(unwatched, p.Index)
 				p.Reasons = p.Reasons&^storage.PinWatched | storage.PinRead
 			}
 			all = append(all, pinned{sh, storage.Pin{Index: p.Index, Reasons: p.Reasons, Anchor: p.Anchor, At: p.At}, pinBytes(&p)})
@@ -106,15 +143,15 @@ func (s *Service) recount() error {
 		}
 		for _, index := range damaged {
 			s.logger.Error("a pinned entry is damaged and is given up: it is fetched again when somebody asks for it, or watches it; if it was imported, import it again", "origin", sh.origin, "index", index)
-			if err := sh.mirror.tree.Release(index, storage.PinRead|storage.PinWatched|storage.PinImported); err != nil {
-				return &storageError{err}
-			}
 		}
-		for _, p := range unwatched {
-			if err := sh.mirror.tree.Hold(p.Index, storage.PinRead); err != nil {
-				return &storageError{err}
+		if err := sh.mirror.tree.Release(anyReason, damaged...); err != nil {
+			return &storageError{err}
+		}
+		for some := range slices.Chunk(unwatched, pinsAtOnce) {
+			if ctx.Err() != nil {
+				return nil
 			}
-			if err := sh.mirror.tree.Release(p.Index, storage.PinWatched); err != nil {
+			if err := sh.mirror.tree.Unwatch(some...); err != nil {
 				return &storageError{err}
 			}
 		}
@@ -125,6 +162,9 @@ func (s *Service) recount() error {
 	}
 	return nil
 }
+
+// anyReason is every reason to keep a pin.
+const anyReason = storage.PinRead | storage.PinWatched | storage.PinImported
 
 // eachPin calls yield for every pin that can be read, and returns the indexes of those that
 // cannot. What is damaged but is no single pin ends it.

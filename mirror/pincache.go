@@ -20,6 +20,7 @@ type PinStatus struct {
 // the order of their last use. Those go when they take more than the limit.
 type pinCache struct {
 	limit int64
+	over  chan struct{} // has a token when those in order may take more than the limit
 
 	mu    sync.Mutex
 	bytes int64      // of those in order
@@ -42,7 +43,7 @@ type pinNote struct {
 }
 
 func newPinCache(limit int64) *pinCache {
-	return &pinCache{limit: limit, order: list.New(), notes: map[pinKey]*pinNote{}, count: map[*shard]*PinStatus{}}
+	return &pinCache{limit: limit, over: make(chan struct{}, 1), order: list.New(), notes: map[pinKey]*pinNote{}, count: map[*shard]*PinStatus{}}
 }
 
 // rowOverhead is what a pin takes beside its entry, receipt, hashes and checkpoint.
@@ -88,7 +89,12 @@ func (c *pinCache) addLocked(n *pinNote) {
 		return
 	}
 	n.place = c.order.PushFront(n)
-	c.bytes += n.bytes
+	if c.bytes += n.bytes; c.bytes > c.limit {
+		select {
+		case c.over <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (c *pinCache) removeLocked(n *pinNote) {
@@ -125,17 +131,19 @@ func (c *pinCache) touch(sh *shard, index uint64) {
 	}
 }
 
-// evict takes a pin out that nobody has read for longest, if they take more than the limit.
-func (c *pinCache) evict() (pinKey, bool) {
+// evict takes out pins that nobody has read for longest, at most n, as long as they take more
+// than the limit. The last one stays.
+func (c *pinCache) evict(n int) map[*shard][]uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.bytes <= c.limit || c.order.Len() <= 1 {
-		return pinKey{}, false
+	gone := map[*shard][]uint64{}
+	for ; n > 0 && c.bytes > c.limit && c.order.Len() > 1; n-- {
+		last := c.order.Back().Value.(*pinNote)
+		c.removeLocked(last)
+		c.statusLocked(last.shard).Evicted++
+		gone[last.shard] = append(gone[last.shard], last.index)
 	}
-	n := c.order.Back().Value.(*pinNote)
-	c.removeLocked(n)
-	c.statusLocked(n.shard).Evicted++
-	return n.pinKey, true
+	return gone
 }
 
 // unlinked returns the indexes of pins of a shard that are not anchored, at most n.

@@ -1,7 +1,9 @@
 package mirror_test
 
 import (
+	"context"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -95,6 +97,7 @@ func TestRekorDiskCap(t *testing.T) {
 			t.Errorf("%d are kept after a restart", got)
 		}
 		s.get(byIndex(400), 400)
+		s.settle(time.Second)
 		if got := kept(); slices.Contains(got, 200) || !slices.Contains(got, 300-(n-1)) || !slices.Contains(got, 400) {
 			t.Errorf("%d are kept after one more", got)
 		}
@@ -106,6 +109,7 @@ func TestRekorDiskCap(t *testing.T) {
 		for i := uint64(401); i < 500; i++ {
 			s.get(byIndex(i), i)
 		}
+		s.settle(time.Second)
 		_, reasons := s.pins(1)
 		for index, r := range reasons {
 			if at := index + 37; (at == 60 || at == 61) != (r&storage.PinImported != 0) || r&storage.PinWatched != 0 || at >= 100 && at < 150 {
@@ -116,14 +120,79 @@ func TestRekorDiskCap(t *testing.T) {
 			t.Error("an imported pin is gone")
 		}
 
-		// A smaller cap takes hold with the next miss. One pin is kept whatever it takes.
+		// A smaller cap takes hold at once. One pin is kept whatever it takes.
 		s.config = func(c *mirror.ServiceConfig) { c.ReadThroughBytes = 1 }
 		s.reopen().run()
 		s.settle(2 * rekorPoll)
 		s.get(byIndex(300), 300)
+		s.settle(time.Second)
 		if n, _ := s.pins(1); n != 3 {
 			t.Errorf("%d pins are kept of one, and two imported", n)
 		}
+		s.close()
+	})
+}
+
+// TestRekorLowerCap: with a lower limit, and with a watch that is gone, nearly all pins give way
+// at the start, many in one commit, and that ends when the service does.
+func TestRekorLowerCap(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		const n = 3000
+		s := newRekorStage(t)
+		s.log.Active().Grow(n+100, synthetic.Tiny(5))
+		quick := func(c *mirror.ServiceConfig) { c.RequestsPerSecond, c.MissesPerSecond = 100_000, 100_000 }
+		watched := func(c *mirror.ServiceConfig) {
+			quick(c)
+			c.Watch = []mirror.Watch{{First: 40, End: 40 + n/2}}
+		}
+		small := func(c *mirror.ServiceConfig) {
+			quick(c)
+			c.ReadThroughBytes = 1
+		}
+		s.config = watched
+		s.start().run()
+		s.settle(time.Minute)
+		for i := uint64(40); i < 40+n; i += 10 {
+			var refs []mirror.EntryRef
+			for j := range uint64(10) {
+				refs = append(refs, byIndex(i+j))
+			}
+			_, _, err := s.service.Entries(t.Context(), "client", refs)
+			check(t, err)
+		}
+		if got, _ := s.pins(1); got != n {
+			t.Fatalf("%d pins, want %d", got, n)
+		}
+
+		// It ends while it is at it.
+		s.config = small
+		var syncs atomic.Int64
+		ctx, cancel := context.WithCancel(t.Context())
+		s.synced = func() {
+			if syncs.Add(1) == 8 {
+				cancel()
+			}
+		}
+		s.reopen()
+		check(t, s.service.Run(ctx, s.keys))
+		if got, _ := s.pins(1); got < n/3 {
+			t.Errorf("%d pins are left of a service that was stopped at once", got)
+		}
+
+		syncs.Store(100)
+		s.reopen().run()
+		before := syncs.Load()
+		s.settle(2 * rekorPoll)
+		if got, _ := s.pins(1); got != 1 {
+			t.Errorf("%d pins are left under a limit of one byte, which one may exceed", got)
+		}
+		if got := syncs.Load() - before; got > n/20 {
+			t.Errorf("%d pins gave way while the disk synced %d times", n, got)
+		}
+		if !s.says("entries that were only read gave way") {
+			t.Error("the daemon's log does not say so")
+		}
+		s.synced = nil
 		s.close()
 	})
 }

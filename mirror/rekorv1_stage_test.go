@@ -41,6 +41,7 @@ type rekorStage struct {
 	registry *prometheus.Registry
 	keys     []trust.Key
 	config   func(*mirror.ServiceConfig)
+	synced   func() // is called before the disk syncs a log of the database; may be nil
 	stop     func()
 
 	mu     sync.Mutex
@@ -82,6 +83,13 @@ func (s *rekorStage) keysOf(shards ...*synthetic.Shard) (keys []trust.Key) {
 func (s *rekorStage) start() *rekorStage {
 	s.t.Helper()
 	options := storage.Options{FS: s.disk, CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: mirror.ReceiptKeys, SearchVersion: 1}
+	if synced := s.synced; synced != nil {
+		options.FS = vfs.WithLogging(s.disk, func(format string, args ...any) {
+			if strings.HasPrefix(format, "sync") && strings.HasSuffix(fmt.Sprint(args[0]), ".log") {
+				synced()
+			}
+		})
+	}
 	held, err := storage.Exists("db", options)
 	check(s.t, err)
 	if held {

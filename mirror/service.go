@@ -286,13 +286,14 @@ func (s *Service) Run(ctx context.Context, keys []trust.Key) error {
 			return fmt.Errorf("mirror %s: %w", s.cfg.Name, err)
 		}
 	}
-	if err := s.recount(); err != nil {
+	if err := s.recount(ctx); err != nil {
 		return fmt.Errorf("mirror %s: %w", s.cfg.Name, err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { s.flights.serve(ctx); return nil })
 	group.Go(func() error { return s.follow(ctx, group) })
 	group.Go(func() error { return s.watch(ctx) })
+	group.Go(func() error { return s.evict(ctx) })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("mirror %s: %w", s.cfg.Name, err)
 	}

@@ -128,21 +128,21 @@ func (sh *shard) move(start uint64) error {
 	s := sh.service
 	s.pinning.Lock()
 	defer s.pinning.Unlock()
-	var bad []storage.Pin
+	var bad []uint64
 	v := sh.mirror.tree.View()
 	err := v.Pins(0, func(p storage.Pin, _ int) error {
 		e := rekor.Entry{Body: p.Entry, LogID: sh.logID, LogIndex: start + p.Index}
 		if decodeReceipt(&e, p.Receipt) != nil || e.VerifySET(sh.key.Public()) != nil {
-			bad = append(bad, storage.Pin{Index: p.Index, Reasons: p.Reasons})
+			bad = append(bad, p.Index)
 		}
 		return nil
 	})
 	v.Close()
-	for _, p := range bad {
-		if err == nil {
-			err = sh.mirror.tree.Release(p.Index, p.Reasons)
-		}
-		s.pins.drop(sh, p.Index)
+	if err == nil {
+		err = sh.mirror.tree.Release(anyReason, bad...)
+	}
+	for _, index := range bad {
+		s.pins.drop(sh, index)
 	}
 	if err != nil {
 		return &storageError{err}

@@ -120,7 +120,7 @@ func TestCheckNamesPins(t *testing.T) {
 				sameDump(t, dump(t, db), before)
 				tamper(t, db, m.key, m.change)
 			}
-			if err := tree.Release(7, PinRead); err != nil {
+			if err := tree.Release(PinRead, 7); err != nil {
 				t.Fatal(err)
 			}
 			noticed(t, tree)

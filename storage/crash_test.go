@@ -180,8 +180,8 @@ func pinnedLife(t *testing.T) (*vfs.MemFS, script) {
 			return tree.Pin(naive.pinOf(index, at, anchor, entries[index], "pinned"))
 		})
 	}
-	release := func(index uint64, reasons PinReasons) step {
-		return on("pinned", fmt.Sprintf("release %d", index), func(tree *Tree) error { return tree.Release(index, reasons) })
+	release := func(reasons PinReasons, indexes ...uint64) step {
+		return on("pinned", fmt.Sprintf("release %d", indexes), func(tree *Tree) error { return tree.Release(reasons, indexes...) })
 	}
 	advance := func(from, to uint64) step {
 		return on("pinned", fmt.Sprintf("advance to %d", to), func(tree *Tree) error {
@@ -210,9 +210,9 @@ func pinnedLife(t *testing.T) (*vfs.MemFS, script) {
 	closeDB(t, db)
 	return base, script{dir: "data", keys: testKeys, steps: []step{
 		pin(5, 100, 100), index("pinned"), advance(100, 512), index("copied"), pin(400, 450, 512), extend(300, 420),
-		pin(3, 512, 512), release(99, PinRead), index("copied"), flush, advance(512, 900), release(5, PinWatched),
+		pin(3, 512, 512), release(PinRead, 99), index("copied"), flush, advance(512, 900), release(PinWatched, 5),
 		pin(899, 900, 0), index("copied"), {"back up", func(db *DB) error { return db.Backup("c/d/backup") }},
-		index("copied"), release(899, PinRead), flush, compact,
+		index("copied"), release(PinRead, 899, 7, 3, 400), flush, compact,
 	}}
 }
 

@@ -69,7 +69,7 @@ func TestPinKeys(t *testing.T) {
 	want("key 0", 20)
 	want(fmt.Sprint("key ", maxPinKeys-1), 20)
 	want(fmt.Sprint("key ", maxPinKeys))
-	if err := tree.Release(7, PinRead|PinWatched|PinImported); err != nil {
+	if err := tree.Release(PinRead|PinWatched|PinImported, 7); err != nil {
 		t.Fatal(err)
 	}
 	want("both", 99)

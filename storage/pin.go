@@ -215,50 +215,75 @@ func (p Pin) with(newer Pin) Pin {
 	return p
 }
 
-// Release takes reasons from a pin, and removes it when none is left, or when it is damaged. Of
-// one that is damaged, search rows may be left, which Check finds and Repair removes.
-func (t *Tree) Release(index uint64, reasons PinReasons) (err error) {
+// Release takes reasons from pins, all in one commit, and removes those that have none left, or
+// are damaged. Of those that are damaged, search rows may be left, which Check finds and Repair
+// removes. An index that is not pinned is passed over.
+func (t *Tree) Release(reasons PinReasons, indexes ...uint64) error {
+	return t.regard(indexes, func(had PinReasons) PinReasons { return had &^ reasons })
+}
+
+// Unwatch is Release of PinWatched, of pins that are from now on as if they were only read.
+func (t *Tree) Unwatch(indexes ...uint64) error {
+	return t.regard(indexes, func(had PinReasons) PinReasons { return had&^PinWatched | PinRead })
+}
+
+// regard gives pins other reasons.
+func (t *Tree) regard(indexes []uint64, change func(PinReasons) PinReasons) (err error) {
 	defer t.db.recoverFatal(&err)
 	t.write.Lock()
 	defer t.write.Unlock()
+	v := View{tree: t, state: t.State()}
+	v.snapshot()
+	defer v.Close()
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
-	p, ok, err := t.pinAt(index)
-	damaged := errors.As(err, new(*DamageError))
-	if damaged {
-		err = errors.Join(b.Delete(t.id.pin(index), nil), t.stageNoLeaf(b, index))
-	} else if err != nil || !ok {
-		return err
-	} else if p.Reasons &^= reasons; p.Reasons != 0 {
-		err = b.Set(t.id.pin(index), encodePin(&p), nil)
-	} else {
-		err = errors.Join(
-			b.Delete(t.id.pin(index), nil),
-			b.Delete(t.id.pinLeaf(LeafHash(p.Entry), index), nil),
-			t.stagePin(b, &p, false), t.stageHints(b, &p, false),
-		)
+	damaged := map[uint64]bool{}
+	for _, index := range indexes {
+		p, ok, err := v.Pin(index)
+		if errors.As(err, new(*DamageError)) {
+			damaged[index] = true
+			err = b.Delete(t.id.pin(index), nil)
+		} else if err != nil {
+			return err
+		} else if !ok {
+			continue
+		} else if p.Reasons = change(p.Reasons); p.Reasons != 0 {
+			err = b.Set(t.id.pin(index), encodePin(&p), nil)
+		} else {
+			err = errors.Join(
+				b.Delete(t.id.pin(index), nil),
+				b.Delete(t.id.pinLeaf(LeafHash(p.Entry), index), nil),
+				t.stagePin(b, &p, false), t.stageHints(b, &p, false),
+			)
+		}
+		if err != nil {
+			return fmt.Errorf("release entry %d: %w", index, err)
+		}
+	}
+	if b.Empty() {
+		return nil
+	}
+	if len(damaged) > 0 {
+		err = t.stageNoLeaves(b, &v, damaged)
 	}
 	if err == nil {
 		err = t.commitPins(b)
 	}
 	if err != nil {
-		return fmt.Errorf("release entry %d: %w", index, err)
+		return fmt.Errorf("release %d entries: %w", len(indexes), err)
 	}
-	if damaged {
+	for index := range damaged {
 		t.db.damages.replaced(t.id, index)
 	}
 	return nil
 }
 
-// stageNoLeaf takes the rows of a pin that cannot be read out of its indexes.
-func (t *Tree) stageNoLeaf(b *pebble.Batch, gone uint64) error {
-	v := View{tree: t, state: t.State()}
-	v.snapshot()
-	defer v.Close()
+// stageNoLeaves takes the rows of pins that cannot be read out of their indexes.
+func (t *Tree) stageNoLeaves(b *pebble.Batch, v *View, gone map[uint64]bool) error {
 	for _, of := range []index{pinLeafIndex, hintIndex} {
 		lower, upper := t.id.all(of.kind)
 		if err := v.rows(lower, upper, func() ([]byte, string) { return lower, of.name }, func(key, _ []byte) error {
-			if at, err := lastUint64(key); err != nil || at != gone {
+			if at, err := lastUint64(key); err != nil || !gone[at] {
 				return err
 			}
 			return b.Delete(key, nil)

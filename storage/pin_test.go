@@ -256,18 +256,81 @@ func TestPinAgain(t *testing.T) {
 	tree = openTree(t, db, "log")
 	look(second)
 	for _, reason := range []PinReasons{PinWatched, PinRead} {
-		if err := tree.Release(7, reason); err != nil {
+		if err := tree.Release(reason, 7); err != nil {
 			t.Fatal(err)
 		}
 		second.Reasons &^= reason
 		look(second)
 	}
 	for index, reasons := range map[uint64]PinReasons{7: PinImported | PinRead, 8: PinRead, 9: PinRead} {
-		if err := tree.Release(index, reasons); err != nil {
+		if err := tree.Release(reasons, index); err != nil {
 			t.Fatal(err)
 		}
 	}
 	sameDump(t, dump(t, db), nothing)
+}
+
+// TestReleaseMany: many pins go in one commit, and what is left is what releasing them one by one
+// leaves: those with another reason, and none that is damaged.
+func TestReleaseMany(t *testing.T) {
+	entries := testEntries(300)
+	naive := newNaiveTree(entries)
+	life := func(release func(*Tree, ...uint64) error) (left map[string]string, synced int64) {
+		disk := &hookFS{FS: vfs.NewMem()}
+		disk.before = func(op operation, path string) error {
+			if op == opSync && strings.HasSuffix(path, ".log") {
+				atomic.AddInt64(&synced, 1)
+			}
+			return nil
+		}
+		db := createDB(t, Options{FS: disk, SearchKeys: testKeys})
+		defer closeDB(t, db)
+		tree := createTree(t, db, "log")
+		naive.follow(t, tree, 200, 300)
+		var all []uint64
+		for i := uint64(0); i < 300; i += 3 {
+			p := naive.pinOf(i, 300, 200, entries[i], "log")
+			if i%5 == 0 {
+				p.Reasons |= PinWatched
+			}
+			p.Keys = []string{fmt.Sprint("further ", i)}
+			if err := tree.Pin(p); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, i)
+		}
+		if err := tree.Pin(naive.pinOf(1, 300, 200, entries[1], "log")); err != nil { // is not released
+			t.Fatal(err)
+		}
+		for _, i := range []uint64{6, 90, 99} { // 90 is watched
+			tamper(t, db, tree.id.pin(i), func(b []byte) []byte { b[0] ^= 1; return b })
+		}
+		before := atomic.LoadInt64(&synced)
+		if err := release(tree, append(all, 2, 298, 6)...); err != nil { // two of which are not pinned
+			t.Fatal(err)
+		}
+		synced = atomic.LoadInt64(&synced) - before
+		noticed(t, tree)
+		repaired(t, tree, Elsewhere{})
+		checkTree(t, tree)
+		if damage := tree.Damage(); len(damage) > 0 {
+			t.Errorf("left is %v", damage)
+		}
+		return dump(t, db), synced
+	}
+	one, slow := life(func(tree *Tree, indexes ...uint64) error {
+		for _, index := range indexes {
+			if err := tree.Release(PinRead, index); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	many, quick := life(func(tree *Tree, indexes ...uint64) error { return tree.Release(PinRead, indexes...) })
+	sameDump(t, many, one)
+	if quick*4 > slow {
+		t.Errorf("the log of the database was synced %d times, and %d times one by one", quick, slow)
+	}
 }
 
 // TestPinsWithEqualEntries: an entry that is logged twice is pinned twice.
@@ -286,7 +349,7 @@ func TestPinsWithEqualEntries(t *testing.T) {
 		}
 		v.Close()
 	}
-	if err := tree.Release(10, PinRead); err != nil {
+	if err := tree.Release(PinRead, 10); err != nil {
 		t.Fatal(err)
 	}
 	v := tree.View()
@@ -537,7 +600,7 @@ func TestFailedPin(t *testing.T) {
 	} {
 		for what, do := range map[string]func(*Tree) error{
 			"pin":     func(tree *Tree) error { return tree.Pin(naive.pinOf(9, 150, 200, entries[9], "log")) },
-			"release": func(tree *Tree) error { return tree.Release(7, PinRead) },
+			"release": func(tree *Tree) error { return tree.Release(PinRead, 7) },
 			"advance": func(tree *Tree) error {
 				return second(tree.Advance(note("log", naive.head(300), "s"), naive.consistency(200, 300), nil))
 			},
@@ -616,7 +679,7 @@ func TestPinsWhileFollowing(t *testing.T) {
 		lock.Unlock()
 		return tree.Pin(p)
 	})
-	go1(2, func(draw *rand.Rand) error { return tree.Release(draw.Uint64N(100), PinRead) })
+	go1(2, func(draw *rand.Rand) error { return tree.Release(PinRead, draw.Uint64N(100)) })
 	go1(3, func(*rand.Rand) error { return second(tree.IndexSome(context.Background(), 5)) })
 	for seed := range uint64(2) {
 		go1(4+seed, func(draw *rand.Rand) error {

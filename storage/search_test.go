@@ -232,7 +232,7 @@ func TestSearchLater(t *testing.T) {
 		checkSearchNow(t, pinned, testKeys)
 	}
 	coverage(800, 1000)
-	if err := pinned.Release(3, PinRead); err != nil {
+	if err := pinned.Release(PinRead, 3); err != nil {
 		t.Fatal(err)
 	}
 	with(testKeys, 1) // goes on where it was
@@ -267,7 +267,7 @@ func TestSearchLater(t *testing.T) {
 	coverage(0, 1000)
 	with(nil, 0)
 	extend(t, tree, entries[1000:1100])
-	if err := pinned.Release(0, PinRead); err != nil {
+	if err := pinned.Release(PinRead, 0); err != nil {
 		t.Fatal(err)
 	}
 	checkTree(t, pinned)
@@ -309,7 +309,7 @@ func TestSearchOfPins(t *testing.T) {
 	}
 	checkSearchNow(t, tree, testKeys)
 	for _, i := range []uint64{600, 5, 699, 300} {
-		if err := tree.Release(i, PinRead); err != nil {
+		if err := tree.Release(PinRead, i); err != nil {
 			t.Fatal(err)
 		}
 		checkSearchNow(t, tree, testKeys)

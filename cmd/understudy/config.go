@@ -102,7 +102,8 @@ type LogConfig struct {
 	// MissesPerSecond is how many entries that are not held each client may have fetched, with
 	// a burst of twice that; default: RequestsPerSecond.
 	MissesPerSecond float64 `yaml:"misses_per_second"`
-	// ReadThroughMiB is the disk space for entries that were only read, in MiB.
+	// ReadThroughMiB is the disk space for entries that were only read, in MiB; those beyond a
+	// lower value are given up after the next start.
 	ReadThroughMiB int64 `yaml:"read_through_mib"`
 }
 
