@@ -182,12 +182,8 @@ const paceBytes = 64 << 10
 var errPause = errors.New("pause")
 
 func (c *checker) checkpoint(place string, row Checkpoint) error {
-	var parsed log.Checkpoint
-	if _, err := parsed.Unmarshal(row.Raw); err != nil {
-		return c.problem(place, "is malformed: %v", err)
-	}
-	if parsed.Origin != c.tree.origin || parsed.Size != row.Size || !bytes.Equal(parsed.Hash, row.Root[:]) {
-		return c.problem(place, "says something else than its row")
+	if problem := c.tree.misstated(row); problem != "" {
+		return c.problem(place, "%s", problem)
 	}
 	if c.o.Verify != nil {
 		if err := c.o.Verify(row.Raw); err != nil {
@@ -208,6 +204,18 @@ func (c *checker) checkpoint(place string, row Checkpoint) error {
 		}
 	}
 	return nil
+}
+
+// misstated returns what is wrong with the form of a checkpoint; "" is nothing.
+func (t *Tree) misstated(row Checkpoint) string {
+	var parsed log.Checkpoint
+	if _, err := parsed.Unmarshal(row.Raw); err != nil {
+		return "is malformed: " + err.Error()
+	}
+	if parsed.Origin != t.origin || parsed.Size != row.Size || !bytes.Equal(parsed.Hash, row.Root[:]) {
+		return "says something else than its row"
+	}
+	return ""
 }
 
 func (c *checker) head(context.Context) error {

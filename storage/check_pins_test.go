@@ -58,25 +58,27 @@ func TestCheckNamesPins(t *testing.T) {
 		finds  string
 		pin    bool // it is a pin that is damaged
 		served bool // its proofs verify
+		gone   bool // it is given up to mend it
+		stays  bool // it cannot be mended
 	}{
-		{"pin of another version", pinned.pin(7), flip(0), "pin of entry 7 cannot be used", true, false},
-		{"pin emptied", pinned.pin(7), something, "pin of entry 7 cannot be used", true, false},
-		{"pin's entry", pinned.pin(7), flip(-1), "pin of entry 7", true, false},
-		{"pin shorter", pinned.pin(7), func(b []byte) []byte { return b[:len(b)/2] }, "pin of entry 7 cannot be used", true, false},
-		{"pin of another index", pinned.pin(7), as(func(p *Pin) { *p = naive.pinOf(8, 150, 0, entries[8], "") }), "pin of entry 7 does not verify", true, false},
-		{"pin's proof", pinned.pin(7), as(func(p *Pin) { p.Proof = append([]Hash{{}}, p.Proof[1:]...) }), "pin of entry 7 does not verify", true, false},
-		{"pin's checkpoint", pinned.pin(7), as(func(p *Pin) { p.Checkpoint.Raw = []byte("x") }), "checkpoint of the pin of entry 7 is malformed", true, true},
-		{"pin's checkpoint of another log", pinned.pin(7), as(func(p *Pin) { p.Checkpoint = note("elsewhere", naive.head(150), "s") }), "checkpoint of the pin of entry 7 says something else", true, true},
-		{"pin's anchor", pinned.pin(7), as(func(p *Pin) { p.Anchor, p.Link = naive.head(170), naive.consistency(150, 170) }), "pin of entry 7 is tied to a checkpoint of size 170 that is not archived", true, true},
-		{"pin with half a key", pinned.pin(7)[:12], something, "pins have a key of 12 bytes", false, false},
-		{"leaf row deleted", pinned.pinLeaf(naive.leaves[7], 7), nil, "pin of entry 7 has no row in the leaf index of pins", true, true},
-		{"leaf row of no pin", pinned.pinLeaf(naive.leaves[8], 8), something, "leaf index of pins has a row for entry 8, which is not pinned", false, false},
-		{"wrong leaf row", pinned.pinLeaf(Hash{1}, 7), something, "leaf index of pins has a wrong row for entry 7", false, false},
-		{"leaf row with half a key", pinned.pinLeaf(naive.leaves[7], 7)[:12], something, "leaf index of pins has a key of 12 bytes", false, false},
-		{"receipt deleted", copied.receipt(5), nil, "receipt of entry 5 is missing", false, false},
-		{"last receipt deleted", copied.receipt(299), nil, "receipt of entry 299 is missing", false, false},
-		{"receipt beyond the head", copied.receipt(300), something, "receipt of entry 300 is of an entry that is not held", false, false},
-		{"receipt with half a key", copied.receipt(5)[:12], something, "receipts have a key of 12 bytes", false, false},
+		{"pin of another version", pinned.pin(7), flip(0), "pin of entry 7 cannot be used", true, false, true, false},
+		{"pin emptied", pinned.pin(7), something, "pin of entry 7 cannot be used", true, false, true, false},
+		{"pin's entry", pinned.pin(7), flip(-1), "pin of entry 7", true, false, true, false},
+		{"pin shorter", pinned.pin(7), func(b []byte) []byte { return b[:len(b)/2] }, "pin of entry 7 cannot be used", true, false, true, false},
+		{"pin of another index", pinned.pin(7), as(func(p *Pin) { *p = naive.pinOf(8, 150, 0, entries[8], "") }), "pin of entry 7 does not verify", true, false, true, false},
+		{"pin's proof", pinned.pin(7), as(func(p *Pin) { p.Proof = append([]Hash{{}}, p.Proof[1:]...) }), "pin of entry 7 does not verify", true, false, true, false},
+		{"pin's checkpoint", pinned.pin(7), as(func(p *Pin) { p.Checkpoint.Raw = []byte("x") }), "checkpoint of the pin of entry 7 is malformed", true, true, true, false},
+		{"pin's checkpoint of another log", pinned.pin(7), as(func(p *Pin) { p.Checkpoint = note("elsewhere", naive.head(150), "s") }), "checkpoint of the pin of entry 7 says something else", true, true, true, false},
+		{"pin's anchor", pinned.pin(7), as(func(p *Pin) { p.Anchor, p.Link = naive.head(170), naive.consistency(150, 170) }), "pin of entry 7 is tied to a checkpoint of size 170 that is not archived", true, true, false, true},
+		{"pin with half a key", pinned.pin(7)[:12], something, "pins have a key of 12 bytes", false, false, false, false},
+		{"leaf row deleted", pinned.pinLeaf(naive.leaves[7], 7), nil, "pin of entry 7 has no row in the leaf index of pins", true, true, false, false},
+		{"leaf row of no pin", pinned.pinLeaf(naive.leaves[8], 8), something, "leaf index of pins has a row for entry 8, which is not pinned", false, false, false, false},
+		{"wrong leaf row", pinned.pinLeaf(Hash{1}, 7), something, "leaf index of pins has a wrong row for entry 7", false, false, false, false},
+		{"leaf row with half a key", pinned.pinLeaf(naive.leaves[7], 7)[:12], something, "leaf index of pins has a key of 12 bytes", false, false, false, false},
+		{"receipt deleted", copied.receipt(5), nil, "receipt of entry 5 is missing", false, false, false, false},
+		{"last receipt deleted", copied.receipt(299), nil, "receipt of entry 299 is missing", false, false, false, false},
+		{"receipt beyond the head", copied.receipt(300), something, "receipt of entry 300 is of an entry that is not held", false, false, false, false},
+		{"receipt with half a key", copied.receipt(5)[:12], something, "receipts have a key of 12 bytes", false, false, false, false},
 	} {
 		t.Run(m.name, func(t *testing.T) {
 			db, tree, receipts := pinnedTrees(t, Options{FS: vfs.NewMem(), SearchKeys: testKeys, ReceiptKeys: testReceiptKeys}, naive, entries)
@@ -128,11 +130,33 @@ func TestCheckNamesPins(t *testing.T) {
 			if left := noticed(t, tree); len(left) > 0 {
 				t.Fatalf("left is %v", left)
 			}
-			if err := tree.Pin(naive.pinOf(7, 150, 200, entries[7], "pinned")); err != nil {
-				t.Fatal(err)
+			repin := func() {
+				t.Helper()
+				if err := tree.Pin(naive.pinOf(7, 150, 200, entries[7], "pinned")); err != nil {
+					t.Fatal(err)
+				}
+				checkTree(t, tree)
+				sameDump(t, dump(t, db), before)
 			}
-			checkTree(t, tree)
-			sameDump(t, dump(t, db), before)
+			repin()
+
+			// Of what is damaged, only what is useless is given up.
+			tamper(t, db, m.key, m.change)
+			noticed(t, tree)
+			gone, err := tree.MendPins()
+			if err != nil || len(gone) == 1 != m.gone || m.gone && gone[0] != 7 {
+				t.Fatalf("given up are the pins %d, %v", gone, err)
+			}
+			noticed(t, tree)
+			repaired(t, tree, Elsewhere{})
+			if left := noticed(t, tree); len(left) > 0 == !m.stays {
+				t.Fatalf("left is %v", left)
+			}
+			if m.gone {
+				repin()
+			} else if !m.stays {
+				sameDump(t, dump(t, db), before)
+			}
 		})
 	}
 }

@@ -227,6 +227,36 @@ func (t *Tree) Unwatch(indexes ...uint64) error {
 	return t.regard(indexes, func(had PinReasons) PinReasons { return had&^PinWatched | PinRead })
 }
 
+// MendPins gives up the pins that Damage names and that are useless, so that they can be pinned
+// again, and returns their indexes. Of the others it writes the index rows anew; what else is
+// wrong with them stays named.
+func (t *Tree) MendPins() (gone []uint64, err error) {
+	var named []uint64
+	for _, damage := range t.Damage() {
+		if index, ok := damage.Pinned(); ok && !slices.Contains(named, index) {
+			named = append(named, index)
+		}
+	}
+	if err := t.Release(0, named...); err != nil {
+		return nil, err
+	}
+	for _, index := range named {
+		p, ok, err := t.pinAt(index)
+		if err == nil && ok {
+			err = t.Pin(p)
+		}
+		switch {
+		case errors.Is(err, ErrUnanchored) || errors.Is(err, ErrQuarantined):
+		case err != nil:
+			return gone, err
+		case !ok:
+			gone = append(gone, index)
+		}
+	}
+	slices.Sort(gone)
+	return gone, nil
+}
+
 // regard gives pins other reasons.
 func (t *Tree) regard(indexes []uint64, change func(PinReasons) PinReasons) (err error) {
 	defer t.db.recoverFatal(&err)
@@ -240,14 +270,16 @@ func (t *Tree) regard(indexes []uint64, change func(PinReasons) PinReasons) (err
 	damaged := map[uint64]bool{}
 	for _, index := range indexes {
 		p, ok, err := v.Pin(index)
-		if errors.As(err, new(*DamageError)) {
+		if errors.As(err, new(*DamageError)) || err == nil && ok && t.misstated(p.Checkpoint) != "" {
 			damaged[index] = true
 			err = b.Delete(t.id.pin(index), nil)
 		} else if err != nil {
 			return err
 		} else if !ok {
 			continue
-		} else if p.Reasons = change(p.Reasons); p.Reasons != 0 {
+		} else if reasons := change(p.Reasons); reasons == p.Reasons {
+			continue
+		} else if p.Reasons = reasons; reasons != 0 {
 			err = b.Set(t.id.pin(index), encodePin(&p), nil)
 		} else {
 			err = errors.Join(

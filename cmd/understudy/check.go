@@ -37,6 +37,10 @@ sources in the configuration, verified like everything. What no source has is
 named; the rest stays served. (A running daemon does all this by itself: it reads
 everything again and again, slowly, and repairs what it meets.)
 
+A pinned entry of Rekor v1 that is damaged is given up, and named: it is fetched
+again when somebody asks for it, or watches it; one that was imported has to be
+imported again. (A daemon does that when it starts.)
+
 To check a backup, put its folder into an empty data_dir under the name "db".
 
 Exit codes: 0 all is good, or good again; 1 something is damaged, and named; 2 it
@@ -165,8 +169,15 @@ func repairTree(ctx context.Context, c *Config, db *storage.DB, tree *storage.Tr
 		fmt.Fprintf(out, "  written anew: %s, %s and %s; %s and %s came from elsewhere\n",
 			count(done.Entries, "entry", "entries"), count(done.Tiles, "tile", "tiles"), count(done.IndexRows, "index row", "index rows"),
 			count(done.FetchedBundles, "bundle", "bundles"), count(done.FetchedTiles, "tile", "tiles"))
+		gone, err := tree.MendPins()
+		if err != nil {
+			return report, err
+		}
+		for _, index := range gone {
+			fmt.Fprintf(out, "  given up: the damaged pin of entry %d; it is fetched again when somebody asks for it or watches it; if it was imported, import it again\n", index)
+		}
 		report, err = tree.Check(ctx, o)
-		written := done.Entries + done.Tiles + done.IndexRows
+		written := done.Entries + done.Tiles + done.IndexRows + uint64(len(gone))
 		if n := len(report.Problems); err != nil || n == 0 || written == 0 || left >= 0 && n >= left && n < maxProblems {
 			for _, damage := range tree.Damage() {
 				if damage.Stuck != "" {
