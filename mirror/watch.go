@@ -121,11 +121,18 @@ func (s *Service) watch(ctx context.Context) error {
 	if len(s.cfg.Watch) == 0 {
 		return nil
 	}
+	patience := int(watchRetry / watchSoon)
 	for ctx.Err() == nil {
 		if !s.anyLive() {
 			pause(ctx, min(s.cfg.Poll, watchSoon))
 			continue
 		}
+		if len(s.watched.patterns) > 0 && s.front() == nil && patience > 0 { // the first poll is not over
+			patience--
+			pause(ctx, watchSoon)
+			continue
+		}
+		patience = 0
 		again := s.cfg.WatchEvery
 		for _, w := range s.cfg.Watch {
 			err := s.find(ctx, w)
@@ -276,92 +283,4 @@ func (s *Service) keptAlready(ref EntryRef) (bool, error) {
 		s.pins.put(sh, &p)
 	}
 	return true, nil
-}
-
-// tailed is how far the log was looked through for watched patterns.
-type tailed struct {
-	begun   bool
-	next    uint64     // virtual index of the first entry not looked through
-	again   []EntryRef // those that match and could not be pinned
-	skipped bool       // there are too many new ones
-}
-
-const (
-	tailShare = 0.5 // of what the budget gives that looking through new entries may take
-	tailAgain = 100 // entries that are tried again
-)
-
-// tail looks through the entries that were logged since it last did, for patterns that
-// upstream's search does not find. If the log grows faster than it gives entries, they are
-// not read, and the daemon's log says so.
-func (s *Service) tail(ctx context.Context) error {
-	active := s.byTree(0)
-	if len(s.watched.patterns) == 0 || active == nil {
-		return nil
-	}
-	t := &s.tailed
-	end := active.start() + active.mirror.tree.State().Pending.Size
-	if !t.begun {
-		t.begun, t.next = true, end
-	}
-	grown := end - min(end, t.next)
-	affordable := uint64(s.cfg.RequestsPerSecond * retrieveLimit * tailShare * s.cfg.WatchEvery.Seconds())
-	if skipped := grown > affordable; skipped != t.skipped {
-		t.skipped = skipped
-		if skipped {
-			s.logger.Warn("the log grows faster than its API gives entries, so new entries are not looked through for watched patterns; exact identities are still searched for",
-				"new_entries", grown, "affordable", affordable, "in", s.cfg.WatchEvery)
-		}
-	}
-	if t.skipped {
-		t.next = end
-		return nil
-	}
-	again := t.again
-	t.again = nil
-	for i, ref := range again {
-		if err := s.lookThrough(ctx, []EntryRef{ref}); err != nil {
-			t.again = append(t.again, again[i:]...)
-			return err
-		}
-	}
-	for t.next < end {
-		var refs []EntryRef
-		for i := t.next; i < min(t.next+retrieveLimit, end); i++ {
-			refs = append(refs, EntryRef{Index: i})
-		}
-		if err := s.lookThrough(ctx, refs); err != nil {
-			return err
-		}
-		t.next += uint64(len(refs))
-	}
-	if len(t.again) > 0 {
-		return &EntryError{Entry: t.again[0].String(), Problem: fmt.Sprintf("and %d others could not be looked through", len(t.again)-1)}
-	}
-	return nil
-}
-
-// lookThrough pins what matches of a few new entries, and notes which are to be tried again.
-func (s *Service) lookThrough(ctx context.Context, refs []EntryRef) error {
-	items, err := s.work.entries(ctx, refs)
-	if stops(err) {
-		return err
-	}
-	for _, ref := range refs {
-		i := slices.IndexFunc(items, func(item rekor.Item) bool { return ref.names(&item) })
-		if i >= 0 && !s.watched.match(append(rekor.SearchKeys(items[i].Entry.Body), rekor.StatementKeys(items[i].Entry.Attestation)...)) {
-			continue
-		}
-		if i >= 0 {
-			_, err = s.keep(ctx, ref, items[i:i+1], storage.PinWatched)
-		}
-		switch {
-		case i >= 0 && err == nil:
-		case stops(err):
-			return err
-		case len(s.tailed.again) < tailAgain:
-			s.tailed.again = append(s.tailed.again, ref)
-		}
-	}
-	return nil
 }
