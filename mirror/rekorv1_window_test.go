@@ -3,6 +3,7 @@ package mirror_test
 import (
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +54,64 @@ func TestRekorWindow(t *testing.T) {
 		demand()
 		s.get(byIndex(5), 5)
 		s.refused(byIndex(6), mirror.Unavailable, mirror.ReasonNotPinned)
+		s.close()
+	})
+}
+
+// TestRekorWindowIsNotFull: when more is configured than a window began with, what is lacking is
+// said, and nobody is told that it is held.
+func TestRekorWindowIsNotFull(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := fullRekorStage(t, 3000, 200, 2000)
+		as := func(coverage mirror.Coverage, last uint64) func(*mirror.ServiceConfig) {
+			return func(c *mirror.ServiceConfig) { c.Coverage, c.LastEntries, c.RequestsPerSecond = coverage, last, 100 }
+		}
+		s.config = as(mirror.CoverageWindow, 600)
+		s.start().run()
+		const warning = "less of the shard is held than is configured"
+		demand := func(running bool, coverage string, lacks ...string) {
+			t.Helper()
+			if running {
+				s.settle(5 * time.Minute)
+			}
+			held, err := s.service.Held()
+			check(t, err)
+			for i, statuses := range [][]mirror.Status{s.service.Statuses(), held} {
+				for j, st := range statuses {
+					want := coverage
+					if s.mirrorOf(j).Tree().State().Minimum > 0 {
+						want = "window"
+					}
+					if st.Coverage != want || !strings.HasPrefix(st.Lacks, lacks[j]) || (st.Lacks == "") != (lacks[j] == "") {
+						t.Errorf("status %d of shard %d has the coverage %q, want %q, and lacks %q, want %q", i, j, st.Coverage, want, st.Lacks, lacks[j])
+					}
+				}
+			}
+			if s.says(warning) != (strings.Join(lacks, "") != "") && running {
+				t.Errorf("the log says:\n%s", &s.logged)
+			}
+		}
+		demand(true, "window", "", "", "")
+		s.config = as(mirror.CoverageWindow, 300)
+		s.reopen().run()
+		demand(true, "window", "", "", "")
+		s.config = as(mirror.CoverageWindow, 1000)
+		s.reopen().run()
+		demand(true, "window", "the entries 1792 to 2303,", "", "the entries 768 to 1279,")
+		s.log.Active().Grow(600, synthetic.Tiny(9)) // now it has as many
+		demand(true, "window", "the entries 1792 to 2303,", "", "")
+		s.config = as(mirror.CoverageFull, 0)
+		s.reopen()
+		demand(false, "full", "the entries 0 to 2303,", "", "the entries 0 to 1279,")
+		s.run()
+		demand(true, "full", "the entries 0 to 2303,", "", "the entries 0 to 1279,")
+		s.get(byIndex(5), 5)
+		s.away()
+		s.get(byIndex(5), 5)
+		s.refused(byIndex(6), mirror.Unavailable, mirror.ReasonNotPinned)
+		if s.mirrorOf(0).Tree().State().Minimum != 2304 {
+			t.Error("the window has grown")
+		}
 		s.close()
 	})
 }

@@ -218,6 +218,9 @@ func (sh *shard) trusted() bool {
 
 // run copies the shard, if all of it is to be held, and looks after what is stored.
 func (sh *shard) run(ctx context.Context) error {
+	if lacks := sh.lacks(); lacks != "" {
+		sh.mirror.logger.Warn("less of the shard is held than is configured", "lacks", lacks)
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	if sh.coverage != CoveragePinned {
 		group.Go(func() error { return sh.fill(ctx) })
@@ -269,7 +272,7 @@ func (sh *shard) fill(ctx context.Context) error {
 // it comes out of consistency proofs: up to 128 of them for each level of tiles.
 func (sh *shard) begin(ctx context.Context, s *storage.State) error {
 	size := s.Pending.Size
-	minimum := (size - min(size, sh.service.cfg.LastEntries)) / bundleWidth * bundleWidth
+	minimum := sh.windowStart(size)
 	if s.Head.Size > 0 || sh.coverage != CoverageWindow || minimum == 0 {
 		return nil
 	}
@@ -419,4 +422,25 @@ func (sh *shard) describe(st *Status) {
 	if st.Coverage == string(CoverageFull) { // and not a window that has begun
 		st.Coverage = string(sh.coverage)
 	}
+	st.Lacks = sh.lacks()
+}
+
+// lacks says what of the configured coverage is not held and is not copied either: a window
+// begins where it began. It is empty if nothing is.
+func (sh *shard) lacks() string {
+	s := sh.mirror.tree.State()
+	wanted := uint64(0)
+	if sh.coverage == CoverageWindow {
+		wanted = sh.windowStart(s.Pending.Size)
+	}
+	if s.Head.Size == 0 || sh.coverage == CoveragePinned || s.Minimum <= wanted {
+		return ""
+	}
+	return fmt.Sprintf("the entries %d to %d, which coverage %q asks for: this copy began as a window behind them, and that of a Rekor v1 shard does not grow backwards; they are fetched when somebody asks for them. To hold them all, begin with an empty data_dir, and keep this one for its checkpoints and pins",
+		wanted, s.Minimum-1, sh.coverage)
+}
+
+// windowStart returns the index at which a window on a tree of a size begins.
+func (sh *shard) windowStart(size uint64) uint64 {
+	return (size - min(size, sh.service.cfg.LastEntries)) / bundleWidth * bundleWidth
 }

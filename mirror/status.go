@@ -301,6 +301,8 @@ type Status struct {
 	VirtualIndex  *uint64    `json:"virtual_index,omitempty"`
 	Pins          *PinStatus `json:"pins,omitempty"`
 	HasCheckpoint bool       `json:"has_checkpoint"`
+	// Lacks says that less is held than is configured, and will be, and what to do; empty if not.
+	Lacks string `json:"lacks,omitempty"`
 	// NewestKnownSize is set while the database is older than what was held here before: it was
 	// restored from a backup, and has not caught up yet.
 	NewestKnownSize  uint64   `json:"newest_known_size,omitempty"`

@@ -71,7 +71,8 @@ type LogConfig struct {
 	// PublicKey is a PEM file, a file with a vkey, or a vkey; empty: the key comes
 	// from the trusted root, by origin.
 	PublicKey string `yaml:"public_key"`
-	// Coverage is how much is held: full, or a window from an index on.
+	// Coverage is how much is held: full, or a window from an index on. Of a Rekor v1 shard, what a
+	// window began without stays out, also under a wider coverage later on.
 	Coverage string `yaml:"coverage"`
 	// MinimumIndex is where a window begins; a multiple of 256.
 	MinimumIndex *uint64 `yaml:"minimum_index"`

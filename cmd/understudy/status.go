@@ -217,6 +217,9 @@ func statusText(s rest.Status) string {
 		if log.History != nil {
 			fmt.Fprintf(&b, "  history   %s\n", historyText(log))
 		}
+		if log.Lacks != "" {
+			fmt.Fprintf(&b, "  lacks     %s\n", log.Lacks)
+		}
 		if log.HasCheckpoint {
 			fmt.Fprintf(&b, "  newest    checkpoint of %s, %s\n", count(log.TreeSize, "entry", "entries"), ageText(log))
 		}
@@ -255,6 +258,9 @@ func statusLines(s rest.Status) string {
 		}
 		if log.History != nil {
 			fmt.Fprintf(&b, ", history %s", historyText(log))
+		}
+		if log.Lacks != "" {
+			b.WriteString(", less than is configured")
 		}
 		if !s.Running {
 			b.WriteString(", not running")

@@ -25,7 +25,7 @@ var catchingUp = rest.Status{
 		},
 		{
 			Name: "window", Origin: "huge.example", UpstreamState: "live", Source: "live", HasCheckpoint: true,
-			MinimumIndex: 500_224, NextIndex: 1_000_000, TreeSize: 1_000_000,
+			MinimumIndex: 500_224, NextIndex: 1_000_000, TreeSize: 1_000_000, Lacks: "the entries 0 to 9: why",
 			History: &mirror.History{EntriesPerSecond: 1000, SecondsLeft: 500, Problem: &mirror.Problem{Reason: "refused", Text: "http://peer: 404"}},
 			Sources: []mirror.Source{
 				{URL: "http://upstream", Upstream: true, State: "live"},
@@ -50,6 +50,7 @@ window (huge.example)
   held      499,776 of 1,000,000 entries, 49.9 %, from 500,224 on
             [------------------------#######################-]
   history   down to 0: 1,000 entries/s, 8m20s left
+  lacks     the entries 0 to 9: why
   newest    checkpoint of 1,000,000 entries, vouched for 0s ago
   upstream  live; answers are live
   problem   of history: refused: http://peer: 404
@@ -67,7 +68,7 @@ new (new.example)
 	}
 	lines := strings.Split(statusLines(catchingUp), "\n")
 	if len(lines) != 4 || !strings.HasSuffix(lines[0], "Z rekor: 999,999 of 1,000,000 entries, 99.9 %, 5,120 entries/s, 1h2m3s left, upstream live") ||
-		!strings.HasSuffix(lines[1], "Z window: 499,776 of 1,000,000 entries, 49.9 %, from 500,224 on, history down to 0: 1,000 entries/s, 8m20s left, upstream live") ||
+		!strings.HasSuffix(lines[1], "Z window: 499,776 of 1,000,000 entries, 49.9 %, from 500,224 on, history down to 0: 1,000 entries/s, 8m20s left, less than is configured, upstream live") ||
 		!strings.HasSuffix(lines[2], "Z new: nothing yet, upstream -, problem unreachable") {
 		t.Errorf("got %q", lines)
 	}
@@ -118,7 +119,7 @@ func TestStatusWatch(t *testing.T) {
 	if err := watchStatus(ctx, c, out, statusText, true); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(out.seen[0], statusText(catchingUp)) || !strings.HasPrefix(out.seen[1], "\x1b[24A\x1b[J") || !strings.Contains(out.seen[1], "down") {
+	if !strings.Contains(out.seen[0], statusText(catchingUp)) || !strings.HasPrefix(out.seen[1], "\x1b[25A\x1b[J") || !strings.Contains(out.seen[1], "down") {
 		t.Errorf("got %q", out.seen)
 	}
 	up = true
