@@ -242,25 +242,36 @@ type Imported struct {
 // must come with its SET, inclusion proof and checkpoint, all of which are verified in any
 // case; then a shard that is not known yet becomes known by its signed checkpoint.
 func (s *Service) Import(ctx context.Context, imp rekor.Import) (Imported, error) {
+	return s.importOne(ctx, imp, new(retrieval))
+}
+
+func (s *Service) importOne(ctx context.Context, imp rekor.Import, from *retrieval) (Imported, error) {
 	if imp.Skipped != nil {
 		return Imported{}, imp.Skipped
 	}
-	if e := imp.Entry; e != nil && e.Proof != nil && len(e.SET) > 0 {
+	ref, lacks := lacking(imp)
+	if !lacks {
 		return s.importProven(ctx, imp)
 	}
-	var ref EntryRef
-	switch {
+	return s.importRef(ctx, ref, imp.Entry, from)
+}
+
+// lacking says whether an import lacks what upstream has, and which entry it is.
+func lacking(imp rekor.Import) (ref EntryRef, lacks bool) {
+	switch e := imp.Entry; {
+	case e != nil && e.Proof != nil && len(e.SET) > 0:
+		return ref, false
 	case imp.UUID != nil:
 		ref.UUID = imp.UUID
-	case imp.Entry != nil:
-		ref.Index = imp.Entry.LogIndex
+	case e != nil:
+		ref.Index = e.LogIndex
 	}
-	return s.importRef(ctx, ref, imp.Entry)
+	return ref, true
 }
 
 // importRef pins an entry that has to be had from upstream, unless it is held. want is what
 // is known of it; it may be nil.
-func (s *Service) importRef(ctx context.Context, ref EntryRef, want *rekor.Entry) (Imported, error) {
+func (s *Service) importRef(ctx context.Context, ref EntryRef, want *rekor.Entry, from *retrieval) (Imported, error) {
 	item, _, err := s.held(ref)
 	if err != nil || item == nil {
 		if !s.live(ref) && want != nil {
@@ -269,7 +280,7 @@ func (s *Service) importRef(ctx context.Context, ref EntryRef, want *rekor.Entry
 		if !s.live(ref) {
 			return Imported{}, s.away(ref)
 		}
-		items, err := s.work.entries(ctx, []EntryRef{ref})
+		items, err := from.entries(ctx, s, ref)
 		if err != nil {
 			return Imported{}, s.refused(ref, err)
 		}

@@ -20,19 +20,43 @@ import (
 var errNoDaemon = errors.New("no daemon answers")
 
 // askDaemon sends a request to the admin listener of the daemon of c and decodes its
-// answer: a GET without a request body, else a POST of it.
+// answer.
 func askDaemon(ctx context.Context, c *Config, path string, request, answer any) error {
+	reply, err := callDaemon(ctx, c, path, request)
+	if err != nil {
+		return err
+	}
+	defer reply.Close()
+	data, err := io.ReadAll(io.LimitReader(reply, maxDaemonAnswer))
+	if err != nil {
+		return fmt.Errorf("ask the daemon on %s: %w", c.Listen.Admin, err)
+	}
+	if err := json.Unmarshal(data, answer); err != nil {
+		return strangeAnswer(c, err)
+	}
+	return nil
+}
+
+const maxDaemonAnswer = 16 << 20
+
+func strangeAnswer(c *Config, err error) error {
+	return fmt.Errorf("what answers on %s is no understudy (%w); check listen.admin in the configuration", c.Listen.Admin, err)
+}
+
+// callDaemon sends a request to the admin listener of the daemon of c and returns its answer,
+// if that is good: to a GET without a request body, else to a POST of it.
+func callDaemon(ctx context.Context, c *Config, path string, request any) (io.ReadCloser, error) {
 	method, body := http.MethodGet, io.Reader(nil)
 	if request != nil {
 		data, err := json.Marshal(request)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		method, body = http.MethodPost, bytes.NewReader(data)
 	}
 	r, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, body)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/json")
 	transport := &http.Transport{
@@ -43,23 +67,20 @@ func askDaemon(ctx context.Context, c *Config, path string, request, answer any)
 	}
 	reply, err := (&http.Client{Transport: transport}).Do(r)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("%w on %s", errNoDaemon, c.Listen.Admin)
+		return nil, fmt.Errorf("%w on %s", errNoDaemon, c.Listen.Admin)
 	}
 	if err != nil {
-		return fmt.Errorf("ask the daemon on %s: %w", c.Listen.Admin, err)
-	}
-	defer reply.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(reply.Body, 16<<20))
-	if err != nil {
-		return fmt.Errorf("ask the daemon on %s: %w", c.Listen.Admin, err)
+		return nil, fmt.Errorf("ask the daemon on %s: %w", c.Listen.Admin, err)
 	}
 	if reply.StatusCode != http.StatusOK {
-		return fmt.Errorf("daemon on %s: %s", c.Listen.Admin, strings.TrimSpace(string(data)))
+		defer reply.Body.Close()
+		data, err := io.ReadAll(io.LimitReader(reply.Body, maxDaemonAnswer))
+		if err != nil {
+			return nil, fmt.Errorf("ask the daemon on %s: %w", c.Listen.Admin, err)
+		}
+		return nil, fmt.Errorf("daemon on %s: %s", c.Listen.Admin, strings.TrimSpace(string(data)))
 	}
-	if err := json.Unmarshal(data, answer); err != nil {
-		return fmt.Errorf("what answers on %s is no understudy (%w); check listen.admin in the configuration", c.Listen.Admin, err)
-	}
-	return nil
+	return reply.Body, nil
 }
 
 // daemonStatus asks the daemon of c how it is.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,7 +31,9 @@ Rekor. A FILE ("-" is standard input) is one of
 
 The signed entry timestamp, the inclusion proof and the signature of the
 checkpoint are verified before an entry is kept. A file that has all of them is
-enough; for what is missing, and for UUIDs, a running daemon asks Rekor.
+enough; for what is missing, and for UUIDs, a running daemon asks Rekor, ten
+entries at a time and within its budget. A long list may take hours; what was
+pinned stays when it is broken off, and is passed over quickly the next time.
 
 A running daemon is asked over its admin address; the data of a stopped one is
 opened here. There must be one log with "source: rekor-v1" in the configuration.
@@ -60,14 +63,7 @@ func pinFiles(cmd *cobra.Command, c *Config, files []string) (err error) {
 	defer func() { err = errors.Join(err, done()) }()
 	wrong, failed, kept := 0, 0, 0
 	for _, name := range files {
-		results, err := pinFile(cmd, pin, name)
-		if err != nil {
-			failed++
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, oneLine(err))
-			continue
-		}
-		for _, r := range results {
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, pinText(r))
+		err := pinFile(cmd, pin, name, func(r rest.PinResult) {
 			switch {
 			case r.Wrong:
 				wrong++
@@ -76,6 +72,10 @@ func pinFiles(cmd *cobra.Command, c *Config, files []string) (err error) {
 			default:
 				kept++
 			}
+		})
+		if err != nil {
+			failed++
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", name, oneLine(err))
 		}
 	}
 	switch {
@@ -111,7 +111,8 @@ func pinText(r rest.PinResult) string {
 	return text
 }
 
-type pinFunc func(ctx context.Context, file []byte) ([]rest.PinResult, error)
+// pinFunc pins what a file names: it tells how many entries, and then what became of each.
+type pinFunc func(ctx context.Context, file []byte, count func(entries int) error, each func(rest.PinResult) error) error
 
 // pinner returns what pins: the daemon, or the database of a stopped one.
 func pinner(ctx context.Context, c *Config) (pinFunc, func() error, error) {
@@ -126,12 +127,12 @@ func pinner(ctx context.Context, c *Config) (pinFunc, func() error, error) {
 	}
 	db, err := c.openOrCreate(storage.Options{})
 	if errors.Is(err, storage.ErrLocked) {
-		return func(ctx context.Context, file []byte) (results []rest.PinResult, err error) {
-			err = askDaemon(ctx, c, "/pin", rest.PinRequest{DataDir: c.absoluteDataDir(), File: file}, &results)
+		return func(ctx context.Context, file []byte, count func(int) error, each func(rest.PinResult) error) error {
+			err := askToPin(ctx, c, file, count, each)
 			if errors.Is(err, errNoDaemon) {
 				err = fmt.Errorf("another process uses %s, but %w; is listen.admin in the configuration that of the daemon?", c.DataDir, err)
 			}
-			return results, err
+			return err
 		}, func() error { return nil }, nil
 	}
 	if err != nil {
@@ -145,8 +146,38 @@ func pinner(ctx context.Context, c *Config) (pinFunc, func() error, error) {
 	if err != nil {
 		return nil, nil, errors.Join(err, newest.Close(), db.Close())
 	}
-	pin := func(ctx context.Context, file []byte) ([]rest.PinResult, error) { return pinAll(ctx, service, file) }
+	pin := func(ctx context.Context, file []byte, count func(int) error, each func(rest.PinResult) error) error {
+		return pinAll(ctx, service, file, count, each)
+	}
 	return pin, func() error { return errors.Join(newest.Close(), db.Close()) }, nil
+}
+
+// askToPin has a running daemon pin what a file names.
+func askToPin(ctx context.Context, c *Config, file []byte, begin func(int) error, each func(rest.PinResult) error) error {
+	reply, err := callDaemon(ctx, c, "/pin", rest.PinRequest{DataDir: c.absoluteDataDir(), File: file})
+	if err != nil {
+		return err
+	}
+	defer reply.Close()
+	lines := json.NewDecoder(reply)
+	lines.DisallowUnknownFields()
+	var n rest.PinCount
+	if err := lines.Decode(&n); err != nil {
+		return strangeAnswer(c, err)
+	}
+	if err := begin(n.Entries); err != nil {
+		return err
+	}
+	for i := range n.Entries {
+		var r rest.PinResult
+		if err := lines.Decode(&r); err != nil {
+			return fmt.Errorf("the daemon on %s broke off after %d of %s (%w); run it again: what was pinned stays", c.Listen.Admin, i, count(uint64(n.Entries), "entry", "entries"), err)
+		}
+		if err := each(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // heldService is a Rekor v1 service that is not followed.
@@ -177,64 +208,93 @@ func heldService(ctx context.Context, c *Config, i int, db *storage.DB, newest *
 	return service, nil
 }
 
-func pinFile(cmd *cobra.Command, pin pinFunc, name string) ([]rest.PinResult, error) {
+// pinFile pins what a file names, and tells each of it to the user and to done.
+func pinFile(cmd *cobra.Command, pin pinFunc, name string, done func(rest.PinResult)) error {
 	in := cmd.InOrStdin()
 	if name != "-" {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		defer f.Close()
 		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, maxPinFile+1))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(data) > maxPinFile {
-		return nil, fmt.Errorf("more than %d MiB: split it", maxPinFile>>20)
+		return fmt.Errorf("more than %d MiB: split it", maxPinFile>>20)
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), pinTime)
-	defer cancel()
-	return pin(ctx, data)
+	ctx, cancel := context.WithCancelCause(cmd.Context())
+	defer cancel(nil)
+	stalled := time.AfterFunc(pinPatience, func() {
+		cancel(fmt.Errorf("nothing was heard for %v: run it again, what was pinned stays", pinPatience))
+	})
+	defer stalled.Stop()
+	out, progress := cmd.OutOrStdout(), cmd.ErrOrStderr()
+	show, total, n := progressBar(progress, name), uint64(0), uint64(0)
+	err = pin(ctx, data, func(entries int) error {
+		stalled.Reset(pinPatience)
+		total = uint64(entries)
+		return nil
+	}, func(r rest.PinResult) error {
+		stalled.Reset(pinPatience)
+		done(r)
+		long := total >= longPin
+		if long && isTerminal(progress) {
+			fmt.Fprint(progress, "\r\x1b[K") // the line with the progress
+		}
+		fmt.Fprintf(out, "%s: %s\n", name, pinText(r))
+		if n++; long {
+			show(n, total)
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 const (
 	maxPinFile = 64 << 20
-	pinTime    = time.Hour // for one file: a list is fetched within the budget
+	// pinPatience is how long nothing may be heard; a list takes as long as the budget makes it.
+	pinPatience = 15 * time.Minute
+	longPin     = 100 // entries of which the progress is shown
 )
 
 // pin pins what a file names, for the operator of a running daemon.
-func (d *daemon) pin(ctx context.Context, file []byte) ([]rest.PinResult, error) {
+func (d *daemon) pin(ctx context.Context, file []byte, count func(int) error, each func(rest.PinResult) error) error {
 	service := d.service()
 	if service == nil {
-		return nil, errors.New("no Rekor v1 service is served here")
+		return errors.New("no Rekor v1 service is served here")
 	}
-	return pinAll(ctx, service, file)
+	return pinAll(ctx, service, file, count, each)
 }
 
 // pinAll pins every entry that a file names.
-func pinAll(ctx context.Context, service *mirror.Service, file []byte) ([]rest.PinResult, error) {
+func pinAll(ctx context.Context, service *mirror.Service, file []byte, count func(int) error, each func(rest.PinResult) error) error {
 	imports, err := rekor.ParseBundle(file)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	results := make([]rest.PinResult, len(imports))
-	for i, imp := range imports {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		done, err := service.Import(ctx, imp)
-		r := rest.PinResult{UUID: done.UUID.String(), Index: done.Index, Before: done.Before, Linked: done.Linked}
-		if err != nil {
-			r = rest.PinResult{Error: oneLine(err), Wrong: isWrong(err)}
-			if imp.UUID != nil {
-				r.UUID = imp.UUID.String()
-			}
-		}
-		results[i] = r
+	if err := count(len(imports)); err != nil {
+		return err
 	}
-	return results, nil
+	n := 0
+	return service.ImportAll(ctx, imports, func(done mirror.Imported, err error) error {
+		imp := imports[n]
+		n++
+		if err == nil {
+			return each(rest.PinResult{UUID: done.UUID.String(), Index: done.Index, Before: done.Before, Linked: done.Linked})
+		}
+		r := rest.PinResult{Error: oneLine(err), Wrong: isWrong(err)}
+		if imp.UUID != nil {
+			r.UUID = imp.UUID.String()
+		}
+		return each(r)
+	})
 }
 
 // isWrong tells an entry that does not verify, or is not in the log, from one that could not

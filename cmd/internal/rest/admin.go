@@ -20,8 +20,9 @@ import (
 type AdminConfig struct {
 	Status func() Status
 	Backup func(dir string) error // storage.DB.Backup
-	// Pin pins the entries that a file names.
-	Pin      func(ctx context.Context, file []byte) ([]PinResult, error)
+	// Pin pins the entries that a file names: it tells how many these are, and then what became
+	// of each; an error of either ends it.
+	Pin      func(ctx context.Context, file []byte, count func(entries int) error, each func(PinResult) error) error
 	Gatherer prometheus.Gatherer
 }
 
@@ -46,6 +47,12 @@ type PinRequest struct {
 	File    []byte `json:"file"`     // a bundle, or a list of UUIDs
 }
 
+// PinCount begins the answer to a PinRequest: as many PinResults follow, one a line, each as soon
+// as it is there. With fewer, the answer was cut off.
+type PinCount struct {
+	Entries int `json:"entries"`
+}
+
 // PinResult is what became of one entry of a file.
 type PinResult struct {
 	UUID   string `json:"uuid,omitempty"`
@@ -64,7 +71,7 @@ type PinResult struct {
 //	/readyz         200 once every log has a verified checkpoint to serve
 //	/status         Status
 //	/backup         POST a BackupRequest
-//	/pin            POST a PinRequest, get a list of PinResult
+//	/pin            POST a PinRequest, get a PinCount and as many PinResults, one a line
 //	/debug/pprof/   profiles
 func NewAdmin(c AdminConfig) http.Handler {
 	mux := http.NewServeMux()
@@ -133,12 +140,16 @@ func (c AdminConfig) pin(w http.ResponseWriter, r *http.Request) {
 	if !c.read(w, r, maxPinFile, &request, func() string { return request.DataDir }) {
 		return
 	}
-	results, err := c.Pin(r.Context(), request.File)
-	if err != nil {
+	lines, stream, begun := json.NewEncoder(w), http.NewResponseController(w), false
+	send := func(v any) error { return errors.Join(lines.Encode(v), stream.Flush()) }
+	err := c.Pin(r.Context(), request.File, func(entries int) error {
+		begun = true
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		return send(PinCount{entries})
+	}, func(result PinResult) error { return send(result) })
+	if err != nil && !begun {
 		refuse(w, http.StatusBadRequest, err.Error())
-		return
 	}
-	writeJSON(w, http.StatusOK, results)
 }
 
 // read reads the body of an operator's request, or refuses it. It must be meant for the data
