@@ -186,6 +186,45 @@ func TestRekorWatch(t *testing.T) {
 	}
 }
 
+// TestRekorWatchAbsent: that upstream lacks a watched UUID is said once, and only if it has said
+// so; when it is logged, it is pinned.
+func TestRekorWatchAbsent(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newRekorStage(t)
+		active := s.log.Active()
+		later := rekor.UUID{TreeID: active.TreeID, LeafHash: storage.LeafHash(synthetic.Tiny(5)(active.Size()))}
+		never := rekor.UUID{LeafHash: storage.Hash{1}}
+		s.config = func(c *mirror.ServiceConfig) {
+			c.Watch = []mirror.Watch{{UUID: byUUID(t, active.UUID(3)).UUID}, {UUID: &later}, {UUID: &never}}
+			c.WatchEvery = time.Minute
+		}
+		said := func() int {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return strings.Count(s.logged.String(), "upstream has no entry with a watched UUID")
+		}
+		s.log.Misbehave(synthetic.On(anyEntry, synthetic.Status(500)))
+		s.start().run()
+		s.settle(10 * time.Minute)
+		if n := said(); n != 0 {
+			t.Errorf("%d UUIDs are said to be absent by an upstream that fails", n)
+		}
+		s.log.Misbehave()
+		s.settle(10 * time.Minute)
+		s.wantWatched([]uint64{40})
+		if n := said(); n != 2 || !s.says("uuid="+later.String()) || !s.says("uuid="+never.String()) {
+			t.Errorf("it is said %d times:\n%s", n, &s.logged)
+		}
+		active.Grow(1, synthetic.Tiny(5))
+		s.settle(3 * time.Minute)
+		s.wantWatched([]uint64{40, s.log.Size() - 1})
+		if n := said(); n != 2 {
+			t.Errorf("it is said %d times:\n%s", n, &s.logged)
+		}
+		s.close()
+	})
+}
+
 // TestRekorWatchLater: a range that is not logged yet is pinned when it is.
 func TestRekorWatchLater(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {

@@ -90,7 +90,8 @@ type Service struct {
 	flights *flights
 	pins    *pinCache
 	watched watchKeys
-	tailed  tailed // owned by watch
+	tailed  tailed          // owned by watch
+	absent  map[string]bool // watched UUIDs of which the log says that upstream lacks them; owned by watch
 
 	pinning sync.Mutex // held while a pin and what is known of pins are changed
 	adding  sync.Mutex // held while the shards are changed, also on disk
@@ -152,7 +153,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	s.polls, s.work = newRekorAPI(f)
 	s.misses = newMisses(cfg.MissesPerSecond, cfg.RequestsPerSecond)
 	s.flights, s.relisting = newFlights(), make(chan struct{}, 1)
-	s.pins = newPinCache(cfg.ReadThroughBytes)
+	s.pins, s.absent = newPinCache(cfg.ReadThroughBytes), map[string]bool{}
 	if s.watched, err = newWatchKeys(cfg.Watch); err != nil {
 		return nil, err
 	}

@@ -183,7 +183,12 @@ func (s *Service) find(ctx context.Context, w Watch) error {
 		keys, all, _ := rekor.QueryKeys(*w.Query) // which newWatchKeys has done before
 		return cmp.Or(s.learn(uuids, keys, all), err)
 	case w.UUID != nil:
-		return s.pinAll(ctx, []EntryRef{{UUID: w.UUID}})
+		ref := EntryRef{UUID: w.UUID}
+		err := s.pinAll(ctx, []EntryRef{ref})
+		if err == nil && ctx.Err() == nil {
+			s.noteAbsent(ref)
+		}
+		return err
 	}
 	var failure error
 	for at := w.First; at < w.End && ctx.Err() == nil; at += retrieveLimit {
@@ -206,6 +211,19 @@ func (s *Service) find(ctx context.Context, w Watch) error {
 		}
 	}
 	return failure
+}
+
+// noteAbsent tells the daemon's log, once, that upstream does not have an entry that it was just
+// asked for, if that is why it is not held.
+func (s *Service) noteAbsent(ref EntryRef) {
+	item, _, err := s.held(ref)
+	switch absent := item == nil && err == nil; {
+	case !absent:
+		delete(s.absent, ref.String())
+	case !s.absent[ref.String()]:
+		s.absent[ref.String()] = true
+		s.logger.Warn("upstream has no entry with a watched UUID; it is looked for again and again. Is it written right, and of this service?", "uuid", ref.String())
+	}
 }
 
 // pinAll pins entries as watched. One that does not verify does not hold up the others.
