@@ -489,7 +489,7 @@ func TestReceiptKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := tree.Release(501, PinRead|PinWatched|PinImported); err != nil {
+	if err := tree.Release(PinRead|PinWatched|PinImported, 501); err != nil {
 		t.Fatal(err)
 	}
 	look := func(t *testing.T) {
