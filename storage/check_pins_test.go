@@ -2,7 +2,11 @@ package storage
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -159,6 +163,142 @@ func TestCheckNamesPins(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMendPinsFiles: of a damaged file with pins, those that can be read stay, the others are given
+// up, and when these are pinned again all is as it was.
+func TestMendPinsFiles(t *testing.T) {
+	unhurried(t)
+	const size = 300
+	entries := testEntries(size)
+	draw := rand.New(rand.NewPCG(3, 4))
+	for i := range entries { // so that there are many blocks
+		entries[i] = binary.BigEndian.AppendUint64(entries[i], draw.Uint64())
+		for range 100 {
+			entries[i] = binary.BigEndian.AppendUint64(entries[i], draw.Uint64())
+		}
+	}
+	naive := newNaiveTree(entries)
+	disk := vfs.NewCrashableMem()
+	o := Options{FS: disk, SearchKeys: testKeys, CacheBytes: 1}
+	db := createDB(t, o)
+	tree := createTree(t, db, "pinned")
+	naive.follow(t, tree, 100, size)
+	pin := func(tree *Tree, i uint64) {
+		t.Helper()
+		p := naive.pinOf(i, size, 100, entries[i], "pinned")
+		p.Keys = []string{fmt.Sprint("further ", i%7)}
+		if err := tree.Pin(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range uint64(size) {
+		pin(tree, i)
+		if i == 100 {
+			if err := db.pebble.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	rows := func(db *DB) map[string]string { // but for the head record, which says what the search index covers
+		all := dump(t, db)
+		maps.DeleteFunc(all, func(key, _ string) bool { return key[0] != keyPin && key[0] != keyPinLeaf && key[0] != keyHint })
+		return all
+	}
+	before := rows(db)
+	if err := db.pebble.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	some, ways := 0, 0
+	for name, kind := range tableKinds(t, disk) {
+		if kind != string(keyPin) {
+			continue
+		}
+		length := len(readAll(t, disk, name))
+		for at := 0; at < length; at += 1 + length/3 { // each is slow: Pebble looks for the bit that was flipped
+			ways++
+			o.FS = disk.CrashClone(vfs.CrashCloneCfg{})
+			flipByte(t, o.FS.(*vfs.MemFS), name, at)
+			db, err := Open("data", o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tree := openTree(t, db, "pinned")
+			mended := map[uint64]bool{}
+			for try := 0; len(noticed(t, tree)) > 0; try++ {
+				if try == 4 {
+					t.Fatalf("%s flipped at %d: left is %v", name, at, tree.Damage())
+				}
+				repaired(t, tree, Elsewhere{})
+				gone, err := tree.MendPins()
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, index := range gone {
+					mended[index] = true
+				}
+			}
+			for _, index := range slices.Sorted(maps.Keys(mended)) {
+				v := tree.View()
+				if _, ok, err := v.Pin(index); ok || err != nil {
+					t.Fatalf("pin %d was given up: %v, %v", index, ok, err)
+				}
+				v.Close()
+				pin(tree, index)
+			}
+			if 0 < len(mended) && len(mended) < 100 {
+				some++
+			}
+			checkTree(t, tree)
+			checkSearchNow(t, tree, testKeys)
+			sameDump(t, rows(db), before)
+			closeDB(t, db)
+		}
+	}
+	if ways < 3 || some < 2 {
+		t.Errorf("in %d of %d ways a part of the pins was given up", some, ways)
+	}
+}
+
+// TestMendPinsWithoutIndex: what cannot be mended ends nothing and takes nothing.
+func TestMendPinsWithoutIndex(t *testing.T) {
+	entries := testEntries(300)
+	naive := newNaiveTree(entries)
+	disk := vfs.NewCrashableMem()
+	o := Options{FS: disk, CacheBytes: 1}
+	db, _, _ := pinnedTrees(t, o, naive, entries)
+	if err := db.pebble.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	for name, kind := range tableKinds(t, disk) {
+		if kind != string(keyPinLeaf) {
+			continue
+		}
+		o.FS = disk.CrashClone(vfs.CrashCloneCfg{})
+		flipByte(t, o.FS.(*vfs.MemFS), name, 10)
+		db, err := Open("data", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tree := openTree(t, db, "pinned")
+		tamper(t, db, tree.id.pin(7), func(b []byte) []byte { b[0] ^= 1; return b })
+		if len(noticed(t, tree)) == 0 {
+			t.Fatal("nothing is damaged")
+		}
+		if gone, err := tree.MendPins(); len(gone) > 0 || err != nil {
+			t.Errorf("given up are %d, %v", gone, err)
+		}
+		v := tree.View()
+		if _, ok, err := v.Pin(99); !ok || err != nil {
+			t.Errorf("a good pin is %v, %v", ok, err)
+		}
+		v.Close()
+		closeDB(t, db)
+		return
+	}
+	t.Error("no file has the leaf index of pins")
 }
 
 // TestCheckNamesLinks: with any hash of the chain damaged or missing, Check says so, or all

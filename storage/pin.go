@@ -227,43 +227,12 @@ func (t *Tree) Unwatch(indexes ...uint64) error {
 	return t.regard(indexes, func(had PinReasons) PinReasons { return had&^PinWatched | PinRead })
 }
 
-// MendPins gives up the pins that Damage names and that are useless, so that they can be pinned
-// again, and returns their indexes. Of the others it writes the index rows anew; what else is
-// wrong with them stays named.
-func (t *Tree) MendPins() (gone []uint64, err error) {
-	var named []uint64
-	for _, damage := range t.Damage() {
-		if index, ok := damage.Pinned(); ok && !slices.Contains(named, index) {
-			named = append(named, index)
-		}
-	}
-	if err := t.Release(0, named...); err != nil {
-		return nil, err
-	}
-	for _, index := range named {
-		p, ok, err := t.pinAt(index)
-		if err == nil && ok {
-			err = t.Pin(p)
-		}
-		switch {
-		case errors.Is(err, ErrUnanchored) || errors.Is(err, ErrQuarantined):
-		case err != nil:
-			return gone, err
-		case !ok:
-			gone = append(gone, index)
-		}
-	}
-	slices.Sort(gone)
-	return gone, nil
-}
-
 // regard gives pins other reasons.
 func (t *Tree) regard(indexes []uint64, change func(PinReasons) PinReasons) (err error) {
 	defer t.db.recoverFatal(&err)
 	t.write.Lock()
 	defer t.write.Unlock()
-	v := View{tree: t, state: t.State()}
-	v.snapshot()
+	v := t.unbrokenView()
 	defer v.Close()
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
@@ -296,7 +265,7 @@ func (t *Tree) regard(indexes []uint64, change func(PinReasons) PinReasons) (err
 		return nil
 	}
 	if len(damaged) > 0 {
-		err = t.stageNoLeaves(b, &v, damaged)
+		err = t.stageNoLeaves(b, v, damaged)
 	}
 	if err == nil {
 		err = t.commitPins(b)
