@@ -167,25 +167,11 @@ func (s *Service) recount(ctx context.Context) error {
 const anyReason = storage.PinRead | storage.PinWatched | storage.PinImported
 
 // eachPin calls yield for every pin that can be read, and returns the indexes of those that
-// cannot. What is damaged but is no single pin ends it.
+// cannot.
 func (sh *shard) eachPin(yield func(storage.Pin)) (damaged []uint64, err error) {
 	v := sh.mirror.tree.View()
 	defer v.Close()
-	for from := uint64(0); ; {
-		err := v.Pins(from, func(p storage.Pin, _ int) error {
-			yield(p)
-			return nil
-		})
-		damage := new(storage.DamageError)
-		if err == nil || !errors.As(err, &damage) {
-			return damaged, err
-		}
-		index, ok := damage.Pinned()
-		if !ok {
-			return damaged, nil // the check names it
-		}
-		damaged, from = append(damaged, index), index+1
-	}
+	return v.EachPin(yield)
 }
 
 // anchorAtOnce bounds how many pins are anchored after one poll.

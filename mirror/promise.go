@@ -110,6 +110,7 @@ func (sh *shard) proven(item *rekor.Item) (*storage.Pin, error) {
 	now := time.Now()
 	p := &storage.Pin{
 		Index: index, Entry: item.Entry.Body, Receipt: encodeReceipt(&item.Entry), Proof: proof.Hashes, At: now,
+		Keys:       rekor.StatementKeys(item.Entry.Attestation),
 		Checkpoint: storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw, FirstSeen: now, LastSeen: now},
 	}
 	if err := p.Verify(); err != nil {
@@ -162,7 +163,7 @@ func ReceiptKeys(receipt []byte) []string {
 
 // keysOf returns all search keys of a pin.
 func keysOf(p *storage.Pin) []string {
-	return slices.Concat(rekor.SearchKeys(p.Entry), ReceiptKeys(p.Receipt), p.Keys)
+	return slices.Concat(rekor.SearchKeys(p.Entry), p.Keys)
 }
 
 func hexSum(data []byte) string {

@@ -151,7 +151,7 @@ func (c *checker) searches(ctx context.Context) error {
 				return nil
 			}
 			if pinned[p.Index] = p.Index < c.state.search.pins; pinned[p.Index] {
-				c.searching.add(c, appendRows(nil, p.Index, c.tree.db.keysOf(p.Entry, p.Receipt)))
+				c.searching.add(c, appendRows(nil, p.Index, c.tree.db.search(p.Entry)))
 			}
 			return nil
 		})); err != nil {
@@ -229,7 +229,7 @@ func (c *checker) rowsOf(index uint64) (rows []searchRow, ok bool, err error) {
 		if err != nil || !ok {
 			return nil, false, err
 		}
-		entry, receipt = p.Entry, p.Receipt
+		entry = p.Entry
 	} else if err == nil {
 		receipt, err = c.Receipt(index)
 	}

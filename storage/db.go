@@ -49,7 +49,8 @@ type Options struct {
 	// is called concurrently and does not keep the entry. Nil: no search index is kept, and the
 	// one that there is ends with the first entry that is added or pin that changes.
 	SearchKeys func(entry []byte) []string
-	// ReceiptKeys returns further keys, which stand in the receipt of an entry. Nil: none.
+	// ReceiptKeys returns further keys, which stand in the receipt of a held entry; those of a pin
+	// are among its Keys. Nil: none.
 	ReceiptKeys func(receipt []byte) []string
 	// SearchVersion changes whenever one of the two does: then the search index begins anew.
 	SearchVersion uint32

@@ -1,9 +1,10 @@
 package storage
 
 import (
-	"bytes"
 	"errors"
 	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // MendPins gives up the pins that Damage names and that are useless, so that they can be pinned
@@ -80,11 +81,17 @@ func (t *Tree) unreadablePins() (bool, error) {
 	return false, err
 }
 
-// pinned returns the indexes of all pins, by their leaf index.
+// pinned returns the indexes of all pins.
 func (t *Tree) pinned() (indexes []uint64, err error) {
 	v := t.unbrokenView()
 	defer v.Close()
-	lower, upper := t.id.all(keyPinLeaf)
+	return v.PinIndexes()
+}
+
+// PinIndexes returns the indexes of all pins in ascending order, by their leaf index: also of
+// those that cannot be read.
+func (v *View) PinIndexes() (indexes []uint64, err error) {
+	lower, upper := v.tree.id.all(keyPinLeaf)
 	err = v.rows(lower, upper, func() ([]byte, string) { return lower, pinLeafIndex.name }, func(key, _ []byte) error {
 		index, err := lastUint64(key)
 		indexes = append(indexes, index)
@@ -110,23 +117,22 @@ func (t *Tree) rewritePins() (err error) {
 		defer r.unbind()
 		tables := r.newReplacement()
 		defer tables.discard()
-		// A walk ends at what is damaged, so another one begins at every pin that is good.
-		from, last := lower, []byte(nil)
-		for i := 0; i <= len(indexes); i++ {
-			to := upper
-			if i < len(indexes) {
-				to = t.id.pin(indexes[i])
+		// A walk ends at what is damaged, also at an older row of a pin that is good.
+		for _, index := range indexes {
+			key := t.id.pin(index)
+			raw, err := get(r.view.snap, key)
+			if errors.Is(err, pebble.ErrNotFound) {
+				continue // given up
 			}
-			if err := r.view.rows(from, to, func() ([]byte, string) { return from, "pins" }, func(key, value []byte) error {
-				if bytes.Compare(key, last) <= 0 {
-					return nil
+			if err != nil {
+				if err = t.db.readError(key, pinPlace(index), err); absent(err) {
+					continue
 				}
-				last = bytes.Clone(key)
-				return tables.set(key, value)
-			}); err != nil && !absent(err) {
 				return err
 			}
-			from = to
+			if err := tables.set(key, raw); err != nil {
+				return err
+			}
 		}
 		_, err := tables.swapIn(keyRange{lower, upper})
 		return err

@@ -396,6 +396,41 @@ func (v *View) Pins(from uint64, yield func(p Pin, bytes int) error) error {
 	})
 }
 
+// EachPin calls yield for every pin that can be read, in order, and returns the indexes of those
+// that cannot; none of them if it is not known which pins there are.
+func (v *View) EachPin(yield func(Pin)) (damaged []uint64, err error) {
+	next := uint64(0) // after the last one that was read
+	if err = v.Pins(0, func(p Pin, _ int) error {
+		next = p.Index + 1
+		yield(p)
+		return nil
+	}); !absent(err) {
+		return nil, err
+	}
+	// A walk ends at what cannot be read, and does not say which pin it is. So each of the others is
+	// read alone.
+	indexes, err := v.PinIndexes()
+	if absent(err) {
+		return nil, nil
+	}
+	for _, index := range indexes {
+		if err != nil {
+			return damaged, err
+		}
+		if index < next {
+			continue
+		}
+		var p Pin
+		var ok bool
+		if p, ok, err = v.Pin(index); absent(err) {
+			damaged, err = append(damaged, index), nil
+		} else if ok {
+			yield(p)
+		}
+	}
+	return damaged, err
+}
+
 // PinProof returns the inclusion proof of a pin in the tree of a size: that of its own
 // checkpoint, or one for which Linked returns a checkpoint, which is returned too. It returns
 // ErrNotHeld if the stored hashes do not reveal it.

@@ -157,7 +157,8 @@ func (id treeID) appendHint(dst []byte, r searchRow) []byte {
 	return dst
 }
 
-// keysOf returns the keys of an entry and its receipt, which may be nil.
+// keysOf returns the keys of a held entry and its receipt, which may be nil. A pin has those of
+// its receipt among its further keys.
 func (db *DB) keysOf(entry, receipt []byte) []string {
 	keys := db.search(entry)
 	if further := db.keysOfReceipt(receipt); len(further) > 0 {
@@ -209,7 +210,7 @@ func (t *Tree) stagePin(b *pebble.Batch, p *Pin, kept bool) error {
 	if !t.db.keeps(s.search) || !kept && s.holds(p.Index) == nil {
 		return nil
 	}
-	for _, r := range appendRows(nil, p.Index, t.db.keysOf(p.Entry, p.Receipt)) {
+	for _, r := range appendRows(nil, p.Index, t.db.search(p.Entry)) {
 		if err := stageRow(b, t.id.appendSearch(nil, r), kept); err != nil {
 			return err
 		}
@@ -334,7 +335,6 @@ func (v *View) search(key string, yield func(index uint64) error) error {
 
 // has says whether the entry that the view holds or pins at an index has a key.
 func (v *View) has(index uint64, key string) (bool, error) {
-	var receipt []byte
 	entry, err := v.Entry(index)
 	held := !errors.Is(err, ErrNotHeld) && !errors.Is(err, ErrBelowMinimum)
 	if !held {
@@ -343,17 +343,16 @@ func (v *View) has(index uint64, key string) (bool, error) {
 		if p, ok, err = v.Pin(index); !ok {
 			return false, err
 		}
-		entry, receipt = p.Entry, p.Receipt
+		entry = p.Entry
 	}
 	if err != nil || slices.Contains(v.tree.db.search(entry), key) {
 		return err == nil, err
 	}
-	if held {
-		if receipt, err = v.Receipt(index); err != nil {
-			return false, err
-		}
+	if !held || v.tree.db.receiptKeys == nil {
+		return false, nil
 	}
-	return slices.Contains(v.tree.db.keysOfReceipt(receipt), key), nil
+	receipt, err := v.Receipt(index)
+	return err == nil && slices.Contains(v.tree.db.keysOfReceipt(receipt), key), err
 }
 
 // HasKey says whether the entry that the view holds or pins at an index has a key.
@@ -450,7 +449,12 @@ func (t *Tree) searchRows(ctx context.Context, start, end uint64) ([]searchRow, 
 		return nil, err
 	}
 	receipts, err := v.receipts(start, end)
-	if err != nil {
+	for index := start; absent(err) && index < end; index++ { // what is damaged has no keys, for good
+		if receipt, err := v.Receipt(index); err == nil {
+			receipts[index] = receipt
+		}
+	}
+	if err != nil && !absent(err) {
 		return nil, err
 	}
 	parts := make([][]searchRow, (len(entries)+pieceEntries-1)/pieceEntries)
@@ -490,7 +494,7 @@ func (t *Tree) indexPins(ctx context.Context, maxPins int) error {
 			return errPause
 		}
 		n++
-		rows = appendRows(rows, p.Index, t.db.keysOf(p.Entry, p.Receipt))
+		rows = appendRows(rows, p.Index, t.db.search(p.Entry))
 		return ctx.Err()
 	})
 	if err != nil && err != errPause {

@@ -94,10 +94,13 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 				_, err := trust.Open(raw, origin, logKeys)
 				return err
 			}
-			if m, err := heldMirror(c, db, tree); err != nil {
+			switch m, err := heldMirror(c, db, tree); {
+			case err != nil:
 				keyErr = fmt.Errorf("those of entries: %w", err)
-			} else if m != nil {
+			case m != nil:
 				o.VerifyEntry = m.VerifyEntry
+			case shardOrigin.MatchString(origin):
+				keyErr = errors.New("those of entries: no configured service has this shard")
 			}
 		}
 		report, err := tree.Check(ctx, o)

@@ -54,11 +54,15 @@ func attested(body []byte) (kind, hash string) {
 	return e.Kind, d.Algorithm + ":" + d.Value
 }
 
-const maxDigestKey = 256 // characters; no digest is that long
+const (
+	maxDigestKey     = 256 // characters; no digest is that long
+	maxStatementKeys = 256 // of one attestation: whoever signs it chooses how many there are
+)
 
 // StatementKeys returns the search keys of an attestation that was stored beside an entry: the
 // digests of the subjects of an in-toto statement, then of the materials of its predicate, as
-// Rekor has them. They are those of SearchKeys that the entry alone does not show.
+// Rekor has them; the first maxStatementKeys. They are those of SearchKeys that the entry alone
+// does not show.
 func StatementKeys(attestation []byte) (keys []string) {
 	type digests []struct {
 		Digest map[string]string `json:"digest"`
@@ -80,6 +84,9 @@ func StatementKeys(attestation []byte) (keys []string) {
 	for _, list := range []digests{statement.Subject, predicate.Materials} {
 		for _, d := range list {
 			for _, algorithm := range slices.Sorted(maps.Keys(d.Digest)) {
+				if len(keys) == maxStatementKeys {
+					return keys
+				}
 				if key := strings.ToLower(algorithm + ":" + d.Digest[algorithm]); len(key) <= maxDigestKey && !known[key] {
 					known[key] = true
 					keys = append(keys, key)

@@ -14,6 +14,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -440,5 +441,17 @@ func BenchmarkSearchKeys(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestStatementKeysAreBounded: whoever signs a statement does not choose how much is indexed.
+func TestStatementKeysAreBounded(t *testing.T) {
+	var b strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&b, `{"digest":{"sha256":"%[1]d","SHA1":"%[1]d"}},`, i)
+	}
+	keys := StatementKeys([]byte(`{"subject":[` + strings.TrimSuffix(b.String(), ",") + `]}`))
+	if len(keys) != maxStatementKeys || keys[0] != "sha1:0" || keys[1] != "sha256:0" {
+		t.Errorf("%d keys: %q", len(keys), keys[:2])
 	}
 }
