@@ -43,6 +43,12 @@ e2e-v1: ## real clients of Rekor v1 against a real Rekor v1, and a mirror alone 
 		UNDERSTUDY_E2E_V1=1 $(GO) test -count=1 -timeout 15m ./test/e2ev1; \
 	else $(call skip,there is no mariadbd (Debian: mariadb-server-core)); fi
 
+.PHONY: e2e-trust
+e2e-trust: ## real clients that take Sigstore's trust material from a mirror alone
+	$(GO) run ./test/tools cosign
+	$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
+	UNDERSTUDY_E2E_TRUST=1 $(GO) test -count=1 -timeout 10m ./test/e2etrust
+
 .PHONY: bench
 bench: ## measure, side by side with Tessera and, if MariaDB is there, Rekor v1
 	$(GO) run ./test/bench

@@ -3,17 +3,28 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 )
 
 // PutRecord keeps a record by name, durably; its form is the caller's.
-func (db *DB) PutRecord(name string, record []byte) (err error) {
+func (db *DB) PutRecord(name string, record []byte) error {
+	return db.PutRecords(map[string][]byte{name: record})
+}
+
+// PutRecords is PutRecord of several: after a crash all of them are there, or none.
+func (db *DB) PutRecords(records map[string][]byte) (err error) {
 	defer db.recoverFatal(&err)
 	b := db.pebble.NewBatch()
 	defer b.Close()
-	if err := errors.Join(b.Set(recordKey(name), record, nil), db.commit(b)); err != nil {
-		return fmt.Errorf("keep record %q: %w", name, err)
+	for name, record := range records {
+		if err := b.Set(recordKey(name), record, nil); err != nil {
+			return fmt.Errorf("keep record %q: %w", name, err)
+		}
+	}
+	if err := db.commit(b); err != nil {
+		return fmt.Errorf("keep records: %w", err)
 	}
 	return nil
 }
@@ -28,6 +39,35 @@ func (db *DB) Record(name string) ([]byte, error) {
 		return nil, db.readError(recordKey(name), fmt.Sprintf("record %q", name), err)
 	}
 	return raw, nil
+}
+
+// Records calls yield for the records whose names begin with a prefix, in the order of their
+// names, up to the first error. The record is valid only during the call.
+func (db *DB) Records(prefix string, yield func(name string, record []byte) error) (err error) {
+	lower := recordKey(prefix)
+	failed := func(err error) error { return db.readError(lower, fmt.Sprintf("records %q", prefix), err) }
+	it, err := db.pebble.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: after(lower)})
+	if err != nil {
+		return failed(err)
+	}
+	defer func() {
+		if closeErr := it.Close(); closeErr != nil && err == nil {
+			err = failed(closeErr)
+		}
+	}()
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := yield(string(it.Key()[1:]), it.Value()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// after returns the first key behind all that begin with prefix, whose last byte is not 0xff.
+func after(prefix []byte) []byte {
+	end := slices.Clone(prefix)
+	end[len(end)-1]++
+	return end
 }
 
 func recordKey(name string) []byte { return append([]byte{keyRecord}, name...) }

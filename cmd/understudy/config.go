@@ -37,6 +37,8 @@ type Config struct {
 	// TrustedRoot is a Sigstore TrustedRoot JSON file; empty: fetched over TUF when
 	// a log has no key of its own.
 	TrustedRoot string `yaml:"trusted_root"`
+	// TUF is the TUF repository that is mirrored, and served at /tuf/; nil is none.
+	TUF *TUFConfig `yaml:"tuf"`
 	// StaleAfter is the checkpoint age from which answers are called stale.
 	StaleAfter Duration `yaml:"stale_after"`
 	// Contact stands in the User-Agent, so that the operator of an upstream can
@@ -48,6 +50,16 @@ type Config struct {
 
 	name string    // of the file, for messages
 	file *ast.File // positions, for messages
+}
+
+// TUFConfig is the TUF repository to mirror.
+type TUFConfig struct {
+	// URL is where its metadata is; empty: the public Sigstore's.
+	URL string `yaml:"url"`
+	// Root is a file with one of its root.json, to begin with; the public Sigstore's is built in.
+	Root string `yaml:"root"`
+	// Poll is the time between updates.
+	Poll Duration `yaml:"poll"`
 }
 
 // Listen holds the addresses to serve on, each "host:port".
@@ -243,6 +255,9 @@ func parseConfig(name string, data []byte) (*Config, error) {
 	dir := filepath.Dir(name)
 	c.DataDir = relativeTo(dir, c.DataDir)
 	c.TrustedRoot = relativeTo(dir, c.TrustedRoot)
+	if c.TUF != nil {
+		c.TUF.Root = relativeTo(dir, c.TUF.Root)
+	}
 	for i := range c.Logs {
 		log := &c.Logs[i]
 		if !isInlineKey(log.PublicKey) {
@@ -289,6 +304,9 @@ func (c *Config) complete() error {
 	if strings.ContainsFunc(c.Contact, isControl) {
 		return c.mistake("contact must be one line", "contact")
 	}
+	if err := c.completeTUF(); err != nil {
+		return err
+	}
 	if len(c.Logs) == 0 {
 		return c.mistake("no log to mirror; \"logs\" must list at least one", "logs")
 	}
@@ -310,6 +328,20 @@ func (c *Config) complete() error {
 			return c.mistake("a second Rekor v1 service; its API has one address, so one of them is served: run another understudy for this one", "logs", i, "source")
 		}
 		names[log.Name], origins[log.Origin] = true, true
+	}
+	return nil
+}
+
+func (c *Config) completeTUF() error {
+	if c.TUF == nil {
+		return nil
+	}
+	setDefault(&c.TUF.Poll, Duration(time.Hour))
+	switch {
+	case c.TUF.URL != "" && !isLogURL(c.TUF.URL):
+		return c.mistake(fmt.Sprintf("%q is not the address of a TUF repository; write it like https://tuf-repo-cdn.sigstore.dev", c.TUF.URL), "tuf", "url")
+	case c.TUF.URL != "" && c.TUF.Root == "":
+		return c.mistake("a TUF repository of its own needs \"root\", a file with one of its root.json to begin with", "tuf", "url")
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func TestConfigMistakes(t *testing.T) {
 		{oneLog + "    pol: 5s\n", `5:5: unknown key "pol"; did you mean "poll"?`},
 		{oneLog + "    Poll: 5s\n", `5:5: unknown key "Poll"; did you mean "poll"?`},
 		{"listen: {htp: x}\n" + oneLog, `1:10: unknown key "htp"; did you mean "http"?`},
-		{"poll: 5s\n" + oneLog, `1:1: unknown key "poll"; known here: data_dir, listen, trusted_root, stale_after, contact, log_level, logs`},
+		{"poll: 5s\n" + oneLog, `1:1: unknown key "poll"; known here: data_dir, listen, trusted_root, tuf, stale_after, contact, log_level, logs`},
 		{"{\n\t\"logs\": [\n\t\t{\"orign\": \"x\"}]}", `3:4: unknown key "orign"; did you mean "origin"?`},
 		{oneLog + "    poll: 5x\n", `5:11: "5x" is not a duration; write it like 5s, 10m or 24h`},
 		{oneLog + "    poll: 5\n", `5:11: "5" is not a duration; write it like 5s, 10m or 24h`},
@@ -76,6 +76,9 @@ func TestConfigMistakes(t *testing.T) {
 		{"listen: {http: '8080'}\n" + oneLog, `1:16: "8080" is not an address; write it like 127.0.0.1:8080`},
 		{"listen: {http: ':99999'}\n" + oneLog, `1:16: ":99999" is not an address; write it like 127.0.0.1:8080`},
 		{"listen: {grpc: '127.0.0.1:8080'}\n" + oneLog, `1:16: 127.0.0.1:8080 is the address of "http" already`},
+		{"tuf: {url: 'ftp://tuf.example', root: r.json}\n" + oneLog, `1:12: "ftp://tuf.example" is not the address of a TUF repository; write it like https://tuf-repo-cdn.sigstore.dev`},
+		{"tuf: {url: 'https://tuf.example'}\n" + oneLog, `1:12: a TUF repository of its own needs "root", a file with one of its root.json to begin with`},
+		{"tuf: {poll: -1s}\n" + oneLog, `1:13: the duration -1s must be positive`},
 		{"data_dir: a: b\n", `1:11: mapping value is not allowed in this context`},
 		{oneLog + "---\ndata_dir: b\n", `6:1: a second document; a configuration is one`},
 	} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -32,6 +33,7 @@ type daemon struct {
 	logger   *slog.Logger
 	registry *prometheus.Registry
 	logs     []*follower
+	tuf      *trust.Repository // nil if none is configured
 
 	known sync.Map // keys ([]trust.Key) of logs by origin, once they are known
 }
@@ -84,6 +86,9 @@ func (f *follower) unkeyed(err error) {
 func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest, logger *slog.Logger) (*daemon, error) {
 	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry()}
 	d.registerMetrics()
+	if err := d.openTUF(); err != nil {
+		return nil, err
+	}
 	metrics := mirror.NewMetrics(d.registry)
 	held := db.Origins()
 	for i, log := range c.Logs {
@@ -104,6 +109,30 @@ func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest,
 		logger.Warn("the data directory holds logs that are not configured; they are kept, but neither followed nor served", "origins", held)
 	}
 	return d, nil
+}
+
+// openTUF opens the copy of the TUF repository, if one is configured. The trusted root comes out
+// of it then, unless a file has it.
+func (d *daemon) openTUF() error {
+	c := d.config.TUF
+	if c == nil {
+		return nil
+	}
+	cfg := trust.RepositoryConfig{
+		DB: d.db, URL: c.URL, Poll: time.Duration(c.Poll), Contact: d.config.Contact,
+		Logger: d.logger, Metrics: trust.NewMetrics(d.registry),
+	}
+	var err error
+	if c.Root != "" {
+		if cfg.Root, err = os.ReadFile(c.Root); err != nil {
+			return d.config.mistake(err.Error(), "tuf", "root")
+		}
+	}
+	if d.tuf, err = trust.NewRepository(cfg); err != nil {
+		return err
+	}
+	d.keys.fetchRoot = func(ctx context.Context, _ string) (*trust.Root, error) { return d.tuf.TrustedRoot(ctx) }
+	return nil
 }
 
 // newFollower opens or makes the tree of one log. A tree that is damaged stops that
@@ -200,7 +229,7 @@ func (d *daemon) registerMetrics() {
 func (d *daemon) run(ctx context.Context, l *listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), Logger: d.logger, Registerer: d.registry})
+		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), TUF: d.tuf, Logger: d.logger, Registerer: d.registry})
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
@@ -213,6 +242,9 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 	d.logger.Info("serving", "version", version(), "data_dir", d.config.DataDir, "logs", len(d.logs),
 		"http", l.http.Addr().String(), "grpc", l.grpc.Addr().String(), "admin", l.admin.Addr().String())
 	group.Go(func() error { d.follow(ctx); return nil })
+	if d.tuf != nil {
+		group.Go(func() error { return d.tuf.Run(ctx) })
+	}
 	err := group.Wait()
 	d.logger.Info("stopped")
 	return err
@@ -302,6 +334,10 @@ func (d *daemon) status() rest.Status {
 	s := rest.Status{Version: version(), DataDir: d.config.absoluteDataDir(), Running: true, StorageBytes: d.db.DiskUsage()}
 	for _, f := range d.logs {
 		s.Logs = append(s.Logs, f.statuses()...)
+	}
+	if d.tuf != nil {
+		status := d.tuf.Status()
+		s.TUF = &status
 	}
 	return s
 }

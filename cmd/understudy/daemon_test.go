@@ -31,6 +31,7 @@ import (
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/test/bubble"
+	"github.com/understudy-log/understudy/test/tufrepo"
 )
 
 // TestKeyComesLate holds that a log whose key has to be fetched says so, and is
@@ -189,7 +190,11 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := parseConfig(filepath.Join(t.TempDir(), "c.yaml"), []byte("logs: [{url: 'http://127.0.0.1:1', origin: a.example}]"))
+	repo, root := tufrepo.New(t, []byte(trustedRootListing(t, newScriptLog(t)))), filepath.Join(t.TempDir(), "root.json")
+	if err := os.WriteFile(root, repo.PublishRoot(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseConfig(filepath.Join(t.TempDir(), "c.yaml"), fmt.Appendf(nil, "logs: [{url: 'http://127.0.0.1:1', origin: a.example}]\ntuf: {url: %s, root: %s}", repo.URL, root))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +211,14 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Logger: d.logger, Registerer: d.registry})
+	if err := d.tuf.Update(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	repo.Down(true)
+	if err := d.tuf.Update(t.Context()); err == nil {
+		t.Fatal("updated from a repository that is down")
+	}
+	h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, TUF: d.tuf, Logger: d.logger, Registerer: d.registry})
 	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/logs", nil))
 	rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Logger: d.logger, Registerer: d.registry})
 	families, err := d.registry.Gather()

@@ -25,6 +25,10 @@ listen:
 # one is fetched over TUF if a log below has no public_key.
 #trusted_root: trusted_root.json
 
+# A verified copy of Sigstore's TUF repository, served at /tuf/ of listen.http. The trusted
+# root comes out of it, too. Another repository needs url, and root: one of its root.json.
+#tuf: {poll: 1h}
+
 # From this checkpoint age on, answers say that they are stale.
 #stale_after: 24h
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/understudy-log/understudy/cmd/internal/rest"
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -205,6 +206,9 @@ func statusText(s rest.Status) string {
 		state = "not running; this is what is held"
 	}
 	fmt.Fprintf(&b, "understudy %s in %s: %s, %s on disk\n", s.Version, s.DataDir, state, bytesText(s.StorageBytes))
+	if s.TUF != nil {
+		b.WriteString(tufText(s.TUF, time.Now()))
+	}
 	for _, log := range s.Logs {
 		fmt.Fprintf(&b, "\n%s (%s)\n", log.Name, log.Origin)
 		fmt.Fprintf(&b, "  held      %s\n", heldText(log))
@@ -248,6 +252,29 @@ func statusText(s rest.Status) string {
 	return b.String()
 }
 
+// tufText is the status of the copy of the TUF repository, at a time.
+func tufText(s *trust.RepositoryStatus, now time.Time) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nTUF repository (%s)\n", s.URL)
+	for _, role := range s.Roles {
+		left := "expires in " + seconds(role.Expires.Sub(now).Seconds())
+		if !now.Before(role.Expires) {
+			left = "EXPIRED " + seconds(now.Sub(role.Expires).Seconds()) + " ago: clients refuse it"
+		}
+		fmt.Fprintf(&b, "  %-9s version %d, %s\n", role.Name, role.Version, left)
+	}
+	switch {
+	case len(s.Roles) == 0:
+		b.WriteString("  held      nothing yet\n")
+	case s.Checked != nil:
+		fmt.Fprintf(&b, "  checked   %s ago\n", seconds(now.Sub(*s.Checked).Seconds()))
+	}
+	if p := s.Problem; p != nil {
+		fmt.Fprintf(&b, "  problem   %s: %s\n", p.Reason, strings.Join(strings.Fields(p.Text), " "))
+	}
+	return b.String()
+}
+
 // statusLines is the status with one line per log, for files and pipes.
 func statusLines(s rest.Status) string {
 	var b strings.Builder
@@ -274,6 +301,17 @@ func statusLines(s rest.Status) string {
 			fmt.Fprintf(&b, ", damaged in %s", count(uint64(log.DamagedPlaces), "place", "places"))
 		}
 		b.WriteByte('\n')
+	}
+	if t := s.TUF; t != nil {
+		fmt.Fprintf(&b, "%s TUF repository:", time.Now().UTC().Format(time.RFC3339))
+		for _, role := range t.Roles {
+			fmt.Fprintf(&b, " %s %d until %s,", role.Name, role.Version, role.Expires.UTC().Format(time.RFC3339))
+		}
+		problem := "none"
+		if t.Problem != nil {
+			problem = t.Problem.Reason
+		}
+		fmt.Fprintf(&b, " problem %s\n", problem)
 	}
 	return b.String()
 }

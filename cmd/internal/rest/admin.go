@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -33,6 +34,8 @@ type Status struct {
 	Running      bool            `json:"running"`  // false: read from the data directory of a stopped daemon
 	StorageBytes uint64          `json:"storage_bytes"`
 	Logs         []mirror.Status `json:"logs"`
+	// TUF is the copy of the TUF repository; nil if none is configured.
+	TUF *trust.RepositoryStatus `json:"tuf,omitempty"`
 }
 
 // BackupRequest is the body of POST /backup.

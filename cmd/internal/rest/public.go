@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -33,6 +34,7 @@ type PublicConfig struct {
 	Mirrors    func() []*mirror.Mirror // asked for each request: shards appear while the server runs
 	Rekor      *mirror.Service         // what is served as Rekor v1; nil if none is mirrored
 	RekorLost  bool                    // one is mirrored, and cannot be served
+	TUF        *trust.Repository       // what is served at /tuf/; nil if none is mirrored
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -55,6 +57,7 @@ type public struct {
 //	/<origin hash>/tile/<L>/<N>[.p/<W>]         hash tiles
 //	/<origin hash>/tile/entries/<N>[.p/<W>]     entry bundles
 //	/api/v1/                                    Rekor v1's API for reading; see rekor.go
+//	/tuf/<file>, /tuf/targets/<hash>.<name>     the TUF repository
 //
 // Everything answers GET and HEAD. A client with more than 512 requests under way
 // gets 429.
@@ -88,6 +91,13 @@ func newPublic(c PublicConfig, service rekorService) http.Handler {
 		p.rekor = service.Name()
 		newRekorAPI(service, c.Logger, mux)
 		paths = append(paths, rekorPaths()...)
+	}
+	if c.TUF != nil { // no log has such a hash, which one mux cannot know
+		logs := mux
+		mux = http.NewServeMux()
+		mux.HandleFunc("GET "+tufRoute, serveTUF(c.TUF))
+		mux.Handle("/", logs)
+		paths = append(paths, tufRoute)
 	}
 	return countRequests(c.Registerer, paths, limitRequests(newLimiter(maxRequests), mux))
 }

@@ -1,0 +1,60 @@
+package rest
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/understudy-log/understudy/mirror/trust"
+)
+
+// tufRoute is the TUF repository: a client is told this address in place of Sigstore's.
+const tufRoute = "/tuf/{path...}"
+
+// tufFiles are the files of a TUF repository; nil is none.
+type tufFiles interface {
+	File(path string) (trust.File, bool)
+}
+
+// serveTUF serves the files of a TUF repository byte for byte. What has a version or a hash in
+// its name may be kept for ever; of the rest a client asks each time whether it has changed.
+func serveTUF(files tufFiles) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		path := strings.TrimPrefix(r.URL.EscapedPath(), "/tuf/")
+		f, ok := files.File(path)
+		if !ok {
+			f, ok = files.File(r.PathValue("path")) // escaped in another way
+		}
+		if !ok {
+			http.Error(w, "the TUF repository has no such file", http.StatusNotFound)
+			return
+		}
+		h, etag := w.Header(), `"`+f.Hash+`"`
+		h.Set("ETag", etag)
+		if f.Forever {
+			h.Set("Cache-Control", "public, max-age=31536000, immutable")
+		} else {
+			h.Set("Cache-Control", "no-cache")
+		}
+		if matches(r.Header.Get("If-None-Match"), etag) {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		h.Set("Content-Type", "application/json")
+		if strings.HasPrefix(path, "targets/") && !strings.HasSuffix(path, ".json") {
+			h.Set("Content-Type", "application/octet-stream")
+		}
+		h.Set("Content-Length", strconv.Itoa(len(f.Data)))
+		w.Write(f.Data)
+	}
+}
+
+// matches evaluates If-None-Match (RFC 9110, section 13.1.2).
+func matches(condition, etag string) bool {
+	for tag := range strings.SplitSeq(condition, ",") {
+		if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == etag {
+			return true
+		}
+	}
+	return false
+}

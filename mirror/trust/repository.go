@@ -1,0 +1,363 @@
+package trust
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/tuf"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/understudy-log/understudy/storage"
+)
+
+// RepositoryConfig is what NewRepository needs.
+type RepositoryConfig struct {
+	DB *storage.DB
+	// URL is where the repository's metadata is; targets are below targets/. Empty: the public
+	// Sigstore's.
+	URL string
+	// Root is the root.json to begin with, of any version. Empty: the one of the public Sigstore
+	// that sigstore-go carries.
+	Root []byte
+	// Poll is the time between updates; 0 is an hour.
+	Poll time.Duration
+	// Contact is somebody to write to, for the User-Agent.
+	Contact string
+	// HTTPClient sends the requests; nil is a new one.
+	HTTPClient *http.Client
+	Logger     *slog.Logger
+	Metrics    *Metrics
+}
+
+// Repository is a verified copy of a TUF repository. It follows upstream as a client does
+// (TUF specification, section 5), keeps every version that it has seen, and serves the bytes of
+// the newest one that verified as a whole.
+type Repository struct {
+	cfg     RepositoryConfig
+	url     string // ends in a slash
+	served  atomic.Pointer[served]
+	eldest  bool // there are no older roots to be had; of update alone
+	mu      sync.Mutex
+	changed chan struct{} // closed when there is another version; guarded by mu
+	state   attempts      // guarded by mu
+}
+
+// attempts is what became of updates.
+type attempts struct {
+	checked time.Time        // when upstream last vouched for what is served; zero: never
+	problem *RepositoryError // of the last update; nil if it succeeded
+	since   time.Time        // when updates began to fail
+}
+
+// NewRepository returns the repository with what is kept of it.
+func NewRepository(cfg RepositoryConfig) (*Repository, error) {
+	if cfg.URL == "" {
+		cfg.URL = tuf.DefaultMirror
+	}
+	if len(cfg.Root) == 0 {
+		cfg.Root = tuf.DefaultRoot()
+	}
+	u, err := url.Parse(cfg.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("url %q of a TUF repository is not an http or https address", cfg.URL)
+	}
+	if _, err := metadata.Root().FromBytes(cfg.Root); err != nil {
+		return nil, fmt.Errorf("root of the TUF repository %s: %w", cfg.URL, err)
+	}
+	cfg.Poll = cmp.Or(cfg.Poll, time.Hour)
+	if cfg.HTTPClient == nil {
+		cfg.HTTPClient = &http.Client{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	r := &Repository{cfg: cfg, url: strings.TrimRight(cfg.URL, "/") + "/", changed: make(chan struct{})}
+	kept, checked, err := r.load()
+	if err != nil {
+		return nil, fmt.Errorf("read the copy of the TUF repository %s: %w", cfg.URL, err)
+	}
+	r.served.Store(kept)
+	r.state.checked = checked
+	cfg.Metrics.follow(r)
+	return r, nil
+}
+
+// updateRetry is the first wait after a failed update; it doubles.
+const updateRetry = 10 * time.Second
+
+// Run updates the copy until ctx ends. It returns an error only when the database can no longer
+// be written.
+func (r *Repository) Run(ctx context.Context) error {
+	retry := updateRetry
+	for ctx.Err() == nil {
+		err := r.Update(ctx)
+		wait := r.cfg.Poll
+		if _, upstream := errors.AsType[*RepositoryError](err); err != nil && !upstream && ctx.Err() == nil {
+			return err
+		}
+		if err != nil {
+			wait, retry = min(retry, wait), min(2*retry, r.cfg.Poll)
+		} else {
+			retry = updateRetry
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+	}
+	return nil
+}
+
+// Update asks upstream once. What it answers is kept and served if all of it verifies;
+// otherwise nothing changes, and the error is a *RepositoryError. Other errors are those of the
+// database and of ctx. It is for one caller at a time.
+func (r *Repository) Update(ctx context.Context) error {
+	now := time.Now()
+	next, err := r.update(ctx, now)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err == nil {
+		err = r.commit(next, now)
+	}
+	if problem, ok := errors.AsType[*RepositoryError](err); ok {
+		r.failed(problem, now)
+	}
+	return err
+}
+
+// commit makes a version durable, and then serves it.
+func (r *Repository) commit(next *served, now time.Time) error {
+	before := r.served.Load()
+	renewed := !before.same(next)
+	if err := r.keep(next, renewed, now); err != nil {
+		return fmt.Errorf("keep the TUF repository %s: %w", r.cfg.URL, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state.problem != nil {
+		r.cfg.Logger.Info("the TUF repository can be updated again", "url", r.cfg.URL, "after", now.Sub(r.state.since).Round(time.Second))
+	}
+	r.state = attempts{checked: now}
+	if renewed {
+		r.served.Store(next)
+		close(r.changed)
+		r.changed = make(chan struct{})
+		r.cfg.Logger.Info("a new version of the TUF repository is verified and kept", "url", r.cfg.URL, "roles", next.roles())
+	}
+	return nil
+}
+
+// failed notes why an update failed; it is said once, and again when the reason changes.
+func (r *Repository) failed(problem *RepositoryError, now time.Time) {
+	r.cfg.Metrics.failed(problem)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state.problem == nil {
+		r.state.since = now
+	}
+	if old := r.state.problem; old == nil || old.Reason != problem.Reason || old.File != problem.File {
+		r.cfg.Logger.Warn("the TUF repository cannot be updated; the last good version stays served, and it is tried again",
+			"url", r.cfg.URL, "reason", problem.Reason, "error", problem)
+	}
+	r.state.problem = problem
+}
+
+// Changed is closed when another version is served.
+func (r *Repository) Changed() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changed
+}
+
+// File is a file of the repository as upstream has it.
+type File struct {
+	Data []byte
+	Hash string // hex SHA-256
+	// Forever says that its name has a version or a hash in it: it never changes.
+	Forever bool
+}
+
+// File returns the file at a path below the repository's URL. Those of earlier versions that
+// have a version in their name stay.
+func (r *Repository) File(path string) (File, bool) {
+	f, ok := r.served.Load().files[path]
+	return f, ok
+}
+
+// Target returns a target of the newest version by its name; nil if there is none.
+func (r *Repository) Target(name string) []byte {
+	s := r.served.Load()
+	return s.files[s.Targets[name]].Data
+}
+
+// TrustedRoot returns the TrustedRoot of the newest version, and waits until there is one that
+// no client would refuse for its age.
+func (r *Repository) TrustedRoot(ctx context.Context) (*Root, error) {
+	for {
+		changed := r.Changed()
+		data := r.Target(rootTarget)
+		_, expired := r.Status().Expired(time.Now())
+		if data != nil && !expired {
+			return ParseRoot(data)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the copy of the TUF repository %s has no valid trusted root yet: %w", r.cfg.URL, ctx.Err())
+		}
+	}
+}
+
+// RepositoryStatus is what there is to know of a repository.
+type RepositoryStatus struct {
+	URL string `json:"url"`
+	// Checked is when upstream last vouched for what is served; nil: never.
+	Checked *time.Time `json:"checked,omitempty"`
+	// Seen is when what is served was first seen; nil: there is nothing.
+	Seen    *time.Time         `json:"seen,omitempty"`
+	Roles   []Role             `json:"roles"` // of the version that is served, in the order of trust
+	Problem *RepositoryProblem `json:"problem,omitempty"`
+}
+
+// RepositoryProblem is why a repository cannot be updated.
+type RepositoryProblem struct {
+	Reason string    `json:"reason"`
+	Text   string    `json:"text"`
+	Since  time.Time `json:"since"`
+}
+
+// Role is a role of a TUF repository.
+type Role struct {
+	Name    string    `json:"name"`
+	Version int64     `json:"version"`
+	Expires time.Time `json:"expires"` // clients refuse its metadata from then on
+}
+
+// Expired returns the first role that has expired at a time; ok is false if none has.
+func (s RepositoryStatus) Expired(at time.Time) (role Role, ok bool) {
+	i := slices.IndexFunc(s.Roles, func(role Role) bool { return !at.Before(role.Expires) })
+	if i < 0 {
+		return Role{}, false
+	}
+	return s.Roles[i], true
+}
+
+// Status returns the state of the repository.
+func (r *Repository) Status() RepositoryStatus {
+	r.mu.Lock()
+	state := r.state
+	r.mu.Unlock()
+	s := r.served.Load()
+	status := RepositoryStatus{URL: r.cfg.URL, Roles: s.Roles}
+	if !s.Seen.IsZero() {
+		status.Seen = &s.Seen
+	}
+	if !state.checked.IsZero() {
+		status.Checked = &state.checked
+	}
+	if p := state.problem; p != nil {
+		status.Problem = &RepositoryProblem{Reason: p.Reason, Text: p.Error(), Since: state.since}
+	}
+	return status
+}
+
+// Why a repository cannot be updated.
+const (
+	ReasonUnreachable = "unreachable" // no answer, or not one of the repository
+	ReasonExpired     = "expired"     // metadata is older than it may be
+	ReasonRollback    = "rollback"    // metadata is older than what was seen
+	ReasonSignature   = "signature"   // fewer good signatures than the role's threshold
+	ReasonRootChain   = "root_chain"  // a root is not the successor of the one before
+	ReasonMismatch    = "mismatch"    // length or hash is not what the metadata says
+	ReasonTooLong     = "too_long"    // more bytes than anything of its kind may have
+	ReasonMissing     = "missing"     // metadata names what is not there
+	ReasonMalformed   = "malformed"   // it cannot be read
+)
+
+// RepositoryError says why an update of a TUF repository was refused.
+type RepositoryError struct {
+	Reason string
+	File   string // path below the repository's URL
+	Err    error
+}
+
+func (e *RepositoryError) Error() string { return fmt.Sprintf("%s: %v", e.File, e.Err) }
+
+// Unwrap returns the cause.
+func (e *RepositoryError) Unwrap() error { return e.Err }
+
+// refuse is the error for a file that go-tuf refuses.
+func refuse(file string, err error) error {
+	reason := ReasonMalformed
+	is := func(target error) bool { return errors.Is(err, target) }
+	switch {
+	case is(&metadata.ErrExpiredMetadata{}):
+		reason = ReasonExpired
+	case is(&metadata.ErrUnsignedMetadata{}):
+		reason = ReasonSignature
+	case is(&metadata.ErrBadVersionNumber{}) && strings.HasSuffix(file, ".root.json"):
+		reason = ReasonRootChain
+	case is(&metadata.ErrBadVersionNumber{}):
+		reason = ReasonRollback
+	case is(&metadata.ErrLengthOrHashMismatch{}), is(&metadata.ErrDownloadLengthMismatch{}):
+		reason = ReasonMismatch
+	case is(&metadata.ErrRepository{}):
+		reason = ReasonMissing
+	}
+	return &RepositoryError{Reason: reason, File: file, Err: err}
+}
+
+// errAbsent: upstream answered that there is no such file.
+var errAbsent = errors.New("upstream has no such file")
+
+const updateRequestTime = 30 * time.Second // for one request, answer included
+
+// fetch returns a file of upstream, of at most limit bytes.
+func (r *Repository) fetch(ctx context.Context, file string, limit int64) (data []byte, err error) {
+	fail := func(reason string, err error) ([]byte, error) {
+		return nil, &RepositoryError{Reason: reason, File: file, Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, updateRequestTime)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+file, nil)
+	if err != nil {
+		return fail(ReasonMalformed, err)
+	}
+	request.Header.Set("User-Agent", userAgent)
+	if r.cfg.Contact != "" {
+		request.Header.Set("From", r.cfg.Contact)
+	}
+	answer, err := r.cfg.HTTPClient.Do(request)
+	if err != nil {
+		return fail(ReasonUnreachable, err)
+	}
+	defer answer.Body.Close()
+	switch answer.StatusCode {
+	case http.StatusOK:
+	case http.StatusNotFound:
+		return fail(ReasonMissing, errAbsent)
+	default:
+		return fail(ReasonUnreachable, fmt.Errorf("upstream answered %s", answer.Status))
+	}
+	data, err = io.ReadAll(io.LimitReader(answer.Body, limit+1))
+	switch {
+	case int64(len(data)) > limit:
+		return fail(ReasonTooLong, fmt.Errorf("it has more than %d bytes", limit))
+	case err != nil:
+		return fail(ReasonUnreachable, err)
+	}
+	return data, nil
+}

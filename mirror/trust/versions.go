@@ -1,0 +1,154 @@
+package trust
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/understudy-log/understudy/storage"
+)
+
+// version is a record of one version of a repository: everything that was seen up to then.
+type version struct {
+	Number uint64            `json:"number"`
+	Seen   time.Time         `json:"seen"`  // when it was verified first
+	Roles  []Role            `json:"roles"` // in the order of trust
+	Names  map[string]string `json:"names"` // role: its file
+	// Files are all that there are, by path: the hex SHA-256 of the content. What has a version or
+	// a hash in its name stays for good.
+	Files   map[string]string `json:"files"`
+	Targets map[string]string `json:"targets"` // name: its file
+}
+
+// served is a version with the content of its files.
+type served struct {
+	version
+
+	files map[string]File
+}
+
+// successor begins the next version: of this one only what has a name for ever is in it.
+func (s *served) successor(now time.Time) *served {
+	next := &served{version: version{
+		Number: s.Number + 1, Seen: now,
+		Names: map[string]string{}, Files: map[string]string{}, Targets: map[string]string{},
+	}, files: map[string]File{}}
+	for name, file := range s.files {
+		if file.Forever {
+			next.files[name], next.Files[name] = file, file.Hash
+		}
+	}
+	return next
+}
+
+// put adds a file.
+func (s *served) put(name string, data []byte) {
+	s.files[name] = File{Data: data, Hash: hashOf(data), Forever: forever(name)}
+	s.Files[name] = s.files[name].Hash
+}
+
+// is says which file has the metadata of a role.
+func (s *served) is(role, file string, version int64, expires time.Time) {
+	s.Names[role] = file
+	s.Roles = append(s.Roles, Role{Name: role, Version: version, Expires: expires})
+}
+
+// current returns the metadata of a role; nil if there is none.
+func (s *served) current(role string) []byte { return s.files[s.Names[role]].Data }
+
+// same says whether two versions have the same files.
+func (s *served) same(other *served) bool { return maps.Equal(s.Files, other.Files) }
+
+// roles is the versions of all roles, for the daemon's log.
+func (s *served) roles() string {
+	text := ""
+	for _, role := range s.Roles {
+		text += fmt.Sprintf(" %s %d", role.Name, role.Version)
+	}
+	return text[min(1, len(text)):]
+}
+
+// Records are named after the repository: a version by its number, content by its hash.
+func (r *Repository) record(name string) string        { return "tuf " + r.url + " " + name }
+func (r *Repository) versionRecord(n uint64) string    { return r.record(fmt.Sprintf("version %020d", n)) }
+func (r *Repository) contentRecord(hash string) string { return r.record("content " + hash) }
+
+// keep makes a version durable, in one commit, or that nothing is new.
+func (r *Repository) keep(next *served, renewed bool, checked time.Time) error {
+	records := map[string][]byte{}
+	var err error
+	if records[r.record("checked")], err = checked.MarshalText(); err != nil {
+		return err
+	}
+	if renewed {
+		before := r.served.Load()
+		for name, file := range next.files {
+			if before.Files[name] != file.Hash {
+				records[r.contentRecord(file.Hash)] = file.Data
+			}
+		}
+		if records[r.versionRecord(next.Number)], err = json.Marshal(next.version); err != nil {
+			return err
+		}
+	}
+	return r.cfg.DB.PutRecords(records)
+}
+
+// load returns the newest version that is kept, and when upstream last vouched for it. What is
+// damaged is left out, and had again from upstream.
+func (r *Repository) load() (*served, time.Time, error) {
+	s := &served{files: map[string]File{}}
+	var checked time.Time
+	lost := func(err error) error {
+		if errors.As(err, new(*storage.DamageError)) {
+			r.cfg.Logger.Error("a part of the copy of the TUF repository is damaged; it is fetched again", "url", r.cfg.URL, "error", err)
+			return nil
+		}
+		return err
+	}
+	if raw, err := r.cfg.DB.Record(r.record("checked")); err != nil {
+		if err := lost(err); err != nil {
+			return nil, checked, err
+		}
+	} else if raw != nil {
+		if err := checked.UnmarshalText(raw); err != nil {
+			checked = time.Time{}
+		}
+	}
+	if err := lost(r.cfg.DB.Records(r.record("version "), func(_ string, raw []byte) error {
+		var v version
+		if err := json.Unmarshal(raw, &v); err != nil || v.Number <= s.Number {
+			return lost(&storage.DamageError{Place: "a version of the TUF repository", Problem: fmt.Sprintf("cannot be read: %v", err)})
+		}
+		s.version = v
+		return nil
+	})); err != nil {
+		return nil, checked, err
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
+		hash := s.Files[name]
+		data, err := r.cfg.DB.Record(r.contentRecord(hash))
+		if err == nil && hashOf(data) != hash {
+			err = &storage.DamageError{Place: "content of " + name, Problem: "has another hash"}
+		}
+		if err != nil {
+			if err := lost(err); err != nil {
+				return nil, checked, err
+			}
+			delete(s.Files, name)
+			continue
+		}
+		s.files[name] = File{Data: data, Hash: hash, Forever: forever(name)}
+	}
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		if s.current(role) == nil { // nothing is vouched for
+			checked = time.Time{}
+		}
+	}
+	return s, checked, nil
+}
