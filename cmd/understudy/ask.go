@@ -118,10 +118,7 @@ func (q *question) keys(ctx context.Context, c *Config, log *LogConfig) ([]trust
 		return nil, err
 	}
 	if k.missing([]string{log.Origin}) {
-		if _, err = os.Stat(c.tufDir()); err == nil { // looking must not create it
-			err = k.fetchCached(ctx, c.tufDir())
-		}
-		if err != nil {
+		if err := k.fetchHeld(ctx, c, nil); err != nil {
 			return nil, fmt.Errorf("no key of %q is known (%w); give its public_key or a trusted_root in the configuration, or let \"understudy serve\" fetch one", log.Origin, err)
 		}
 	}

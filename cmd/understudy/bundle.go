@@ -237,7 +237,7 @@ func (r *refresher) logByID(ctx context.Context, logID []byte) (string, error) {
 		return "", err
 	}
 	if keys.root == nil {
-		keys.fetchCached(ctx, r.config.tufDir()) // without it, the logs with keys of their own are known
+		keys.fetchHeld(ctx, r.config, nil) // without it, the logs with keys of their own are known
 	}
 	unkeyed := ""
 	for i := range r.config.Logs {

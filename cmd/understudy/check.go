@@ -77,7 +77,7 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 	defer func() { err = errors.Join(err, db.Close()) }()
 	var cacheErr error
 	if keys.missing(db.Origins()) {
-		cacheErr = keys.fetchCached(ctx, c.tufDir())
+		cacheErr = keys.fetchHeld(ctx, c, db)
 	}
 	damaged := 0
 	for _, origin := range db.Origins() {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -114,20 +113,14 @@ func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest,
 // openTUF opens the copy of the TUF repository, if one is configured. The trusted root comes out
 // of it then, unless a file has it.
 func (d *daemon) openTUF() error {
-	c := d.config.TUF
-	if c == nil {
+	if d.config.TUF == nil {
 		return nil
 	}
-	cfg := trust.RepositoryConfig{
-		DB: d.db, URL: c.URL, Poll: time.Duration(c.Poll), Contact: d.config.Contact,
-		Logger: d.logger, Metrics: trust.NewMetrics(d.registry),
+	cfg, err := d.config.repository(d.db)
+	if err != nil {
+		return err
 	}
-	var err error
-	if c.Root != "" {
-		if cfg.Root, err = os.ReadFile(c.Root); err != nil {
-			return d.config.mistake(err.Error(), "tuf", "root")
-		}
-	}
+	cfg.Logger, cfg.Metrics = d.logger, trust.NewMetrics(d.registry)
 	if d.tuf, err = trust.NewRepository(cfg); err != nil {
 		return err
 	}

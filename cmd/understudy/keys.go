@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,8 +11,10 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/sigstore/sigstore-go/pkg/tuf"
 
 	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/storage"
 )
 
 // keyring finds the keys of logs: a log's own, then those of the trusted root.
@@ -131,17 +134,72 @@ func (k *keyring) fetch(ctx context.Context, cacheDir string, logger *slog.Logge
 	return nil
 }
 
+// fetchHeld finds the trusted root that the daemon got over TUF, without asking upstream. db is
+// the database if it is open already.
+func (k *keyring) fetchHeld(ctx context.Context, c *Config, db *storage.DB) error {
+	if c.TUF == nil {
+		if _, err := os.Stat(c.tufDir()); err != nil { // looking must not create it
+			return noCachedRoot(c.tufDir())
+		}
+		return k.fetchCached(ctx, c.tufDir())
+	}
+	root, err := c.heldRoot(ctx, db)
+	if err != nil {
+		return err
+	}
+	k.root, k.from = root, "the copy of the TUF repository"
+	return nil
+}
+
+// heldRoot returns the trusted root out of the copy of the TUF repository: in a database that is
+// open, from the daemon, or in the data of a stopped one.
+func (c *Config) heldRoot(ctx context.Context, db *storage.DB) (root *trust.Root, err error) {
+	cfg, err := c.repository(db)
+	if err != nil {
+		return nil, err
+	}
+	if db == nil {
+		var daemonErr error
+		if root, daemonErr = trust.FetchRootFrom(ctx, "http://"+c.Listen.HTTP+"/tuf", cfg.Root); daemonErr == nil {
+			return root, nil
+		}
+		if cfg.DB, err = storage.Open(c.databaseDir(), indexed(storage.Options{ReadOnly: true})); err != nil {
+			return nil, errors.Join(daemonErr, c.explainDatabase(err))
+		}
+		defer func() { err = errors.Join(err, cfg.DB.Close()) }()
+	}
+	repository, err := trust.NewRepository(cfg)
+	if err != nil {
+		return nil, err
+	}
+	now, cancel := context.WithCancel(ctx)
+	cancel() // it does not wait for a newer one
+	return repository.TrustedRoot(now)
+}
+
+// repository is what the copy of the TUF repository is made from.
+func (c *Config) repository(db *storage.DB) (trust.RepositoryConfig, error) {
+	cfg := trust.RepositoryConfig{DB: db, URL: c.TUF.URL, Root: tuf.DefaultRoot(), Poll: time.Duration(c.TUF.Poll), Contact: c.Contact}
+	if c.TUF.Root != "" {
+		var err error
+		if cfg.Root, err = os.ReadFile(c.TUF.Root); err != nil {
+			return cfg, c.mistake(err.Error(), "tuf", "root")
+		}
+	}
+	return cfg, nil
+}
+
+func noCachedRoot(cacheDir string) error {
+	return fmt.Errorf("no valid trusted root is cached in %s: give a trusted root file, or let \"understudy serve\" fetch it", cacheDir)
+}
+
 // fetchCached is fetch without the network.
 func (k *keyring) fetchCached(ctx context.Context, cacheDir string) error {
 	offline, cancel := context.WithCancel(ctx)
 	cancel() // every request fails at once, and the cache answers
-	missing := fmt.Errorf("no valid trusted root is cached in %s: give a trusted root file, or let \"understudy serve\" fetch it", cacheDir)
-	if _, err := os.Stat(cacheDir); err != nil {
-		return missing
-	}
 	root, err := k.fetchRoot(offline, cacheDir)
 	if err != nil {
-		return missing
+		return noCachedRoot(cacheDir)
 	}
 	k.root, k.from = root, "the cached trusted root"
 	return nil

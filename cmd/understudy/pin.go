@@ -187,7 +187,7 @@ func heldService(ctx context.Context, c *Config, i int, db *storage.DB, newest *
 		return nil, err
 	}
 	if len(c.Logs[i].PublicKeys) == 0 && keyring.root == nil {
-		if err := keyring.fetchCached(ctx, c.tufDir()); err != nil {
+		if err := keyring.fetchHeld(ctx, c, db); err != nil {
 			return nil, err
 		}
 	}

@@ -207,10 +207,7 @@ func (o *verifyOptions) keyring(ctx context.Context) (*keyring, error) {
 	if err != nil || k.root != nil {
 		return k, err
 	}
-	if _, err = os.Stat(c.tufDir()); err == nil { // looking must not create it
-		err = k.fetchCached(ctx, c.tufDir())
-	}
-	if err != nil && len(k.own) == 0 {
+	if err = k.fetchHeld(ctx, c, nil); err != nil && len(k.own) == 0 {
 		return nil, fmt.Errorf("nothing to verify against: give --trusted-root FILE, or for a proof --key KEY (%w)", err)
 	}
 	return k, nil

@@ -29,6 +29,16 @@ func FetchRoot(ctx context.Context, cacheDir string) (*Root, error) {
 	return repository{tuf.DefaultMirror, tuf.DefaultRoot()}.fetch(ctx, cacheDir)
 }
 
+// FetchRootFrom returns the TrustedRoot of a TUF repository, such as the copy that a daemon
+// serves, beginning with one of its root.json. Nothing is kept.
+func FetchRootFrom(ctx context.Context, url string, root []byte) (*Root, error) {
+	json, err := getTarget(tuf.Options{Root: root, RepositoryBaseURL: url, Fetcher: newFetcher(ctx), DisableLocalCache: true})
+	if err != nil {
+		return nil, fmt.Errorf("fetch trusted root from %s: %w", url, err)
+	}
+	return ParseRoot(json)
+}
+
 // repository is a TUF repository and the root of trust for it.
 type repository struct {
 	url  string
