@@ -127,9 +127,15 @@ func (q *question) keys(ctx context.Context, c *Config, log *LogConfig) ([]trust
 
 // connect connects to the server that was named, to the daemon, or to its data.
 func (q *question) connect(ctx context.Context, c *Config, log *LogConfig) (*grpc.ClientConn, func() error, error) {
+	return connect(ctx, c, q.server, func(db *storage.DB) (rpc.Config, error) { return heldLog(c, log, db) })
+}
+
+// connect connects to a server; without one, to the daemon, or to what held makes of the data of
+// a stopped one.
+func connect(ctx context.Context, c *Config, server string, held func(*storage.DB) (rpc.Config, error)) (*grpc.ClientConn, func() error, error) {
 	address := c.Listen.GRPC
-	if q.server != "" {
-		address = q.server
+	if server != "" {
+		address = server
 	}
 	probe, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, "tcp", address)
 	switch {
@@ -140,10 +146,10 @@ func (q *question) connect(ctx context.Context, c *Config, log *LogConfig) (*grp
 			return nil, nil, fmt.Errorf("ask %s: %w", address, err)
 		}
 		return conn, conn.Close, nil
-	case q.server != "":
+	case server != "":
 		return nil, nil, fmt.Errorf("nobody answers: %w; check --server", err)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		conn, closeConn, err := connectHeld(c, log)
+		conn, closeConn, err := connectHeld(c, held)
 		if errors.Is(err, storage.ErrLocked) {
 			err = fmt.Errorf("no daemon answers on %s, but another process uses %s; is listen.grpc in the configuration that of the daemon?", address, c.DataDir)
 		}
@@ -152,9 +158,21 @@ func (q *question) connect(ctx context.Context, c *Config, log *LogConfig) (*grp
 	return nil, nil, fmt.Errorf("nobody answers: %w; check listen.grpc in the configuration", err)
 }
 
-// connectHeld serves what the data directory of a stopped daemon holds of a log, inside
-// this process.
-func connectHeld(c *Config, log *LogConfig) (_ *grpc.ClientConn, _ func() error, err error) {
+// heldLog serves what is held of a log.
+func heldLog(c *Config, log *LogConfig, db *storage.DB) (rpc.Config, error) {
+	tree, err := db.OpenTree(log.Origin)
+	if errors.Is(err, storage.ErrNotExist) {
+		return rpc.Config{}, fmt.Errorf("%s holds nothing of %q; mirror it with \"understudy serve\"", c.DataDir, log.Origin)
+	}
+	if err != nil {
+		return rpc.Config{}, wrongf("stored data of %q is damaged: %w; run \"understudy check\"", log.Origin, err)
+	}
+	m, err := mirror.New(mirror.Config{Name: log.Name, Origin: log.Origin, URL: log.URL, Tree: tree, StaleAfter: time.Duration(log.StaleAfter)})
+	return rpc.Config{Mirrors: func() []*mirror.Mirror { return []*mirror.Mirror{m} }}, err
+}
+
+// connectHeld serves the data directory of a stopped daemon inside this process.
+func connectHeld(c *Config, held func(*storage.DB) (rpc.Config, error)) (_ *grpc.ClientConn, _ func() error, err error) {
 	db, err := c.openHeld(storage.Options{ReadOnly: true})
 	if err != nil {
 		return nil, nil, err
@@ -164,19 +182,12 @@ func connectHeld(c *Config, log *LogConfig) (_ *grpc.ClientConn, _ func() error,
 			err = errors.Join(err, db.Close())
 		}
 	}()
-	tree, err := db.OpenTree(log.Origin)
-	if errors.Is(err, storage.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%s holds nothing of %q; mirror it with \"understudy serve\"", c.DataDir, log.Origin)
-	}
-	if err != nil {
-		return nil, nil, wrongf("stored data of %q is damaged: %w; run \"understudy check\"", log.Origin, err)
-	}
-	m, err := mirror.New(mirror.Config{Name: log.Name, Origin: log.Origin, URL: log.URL, Tree: tree, StaleAfter: time.Duration(log.StaleAfter)})
+	cfg, err := held(db)
 	if err != nil {
 		return nil, nil, err
 	}
-	mirrors := func() []*mirror.Mirror { return []*mirror.Mirror{m} }
-	server := rpc.NewServer(rpc.Config{Mirrors: mirrors, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	cfg.Logger, cfg.Registerer = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	server := rpc.NewServer(cfg)
 	l := bufconn.Listen(1 << 20)
 	var serving sync.WaitGroup
 	serving.Go(func() { server.Serve(l) }) // ends with Stop

@@ -230,7 +230,7 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
 	group.Go(func() error {
-		return serveGRPC(ctx, l.grpc, rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Services: d.services(), Keys: d.logKeys, Logger: d.logger, Registerer: d.registry}), 4*time.Second)
+		return serveGRPC(ctx, l.grpc, rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Services: d.services(), Keys: d.logKeys, TUF: d.tuf, Logger: d.logger, Registerer: d.registry}), 4*time.Second)
 	})
 	d.logger.Info("serving", "version", version(), "data_dir", d.config.DataDir, "logs", len(d.logs),
 		"http", l.http.Addr().String(), "grpc", l.grpc.Addr().String(), "admin", l.admin.Addr().String())

@@ -74,6 +74,7 @@ Exit codes of every verb:
 		newVerifyCommand(),
 		newCheckCommand(),
 		newPinCommand(),
+		newTrustCommand(),
 		newBundleCommand(),
 		newBackupCommand(), newRestoreCommand(),
 		newVersionCommand(),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/process"
 	"github.com/understudy-log/understudy/test/tufrepo"
 )
 
@@ -96,6 +98,87 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms}]
 		running.Wait()
 		if err := db.Close(); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestTrustShow: what was in force is shown by a daemon, and out of the data of a stopped one.
+func TestTrustShow(t *testing.T) {
+	log := newScriptLog(t)
+	first, second := []byte(trustedRootListing(t, log)), []byte(trustedRootListing(t, newScriptLog(t)))
+	repo := tufrepo.New(t, first)
+	dir := t.TempDir()
+	addrs, err := process.FreeAddrs(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, file := filepath.Join(dir, "root.json"), filepath.Join(dir, "understudy.yaml")
+	for name, content := range map[string][]byte{root: repo.PublishRoot(t), file: fmt.Appendf(nil, `
+listen: {http: '%s', grpc: '%s', admin: '%s'}
+tuf: {url: %s, root: root.json, poll: 50ms}
+logs: [{name: log, url: 'http://127.0.0.1:1', origin: log.example}]
+`, addrs[0], addrs[1], addrs[2], repo.URL)} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	show := func(code int, args ...string) string {
+		t.Helper()
+		var out, failure bytes.Buffer
+		if got := run(t.Context(), append([]string{"trust", "show", "--config", file}, args...), &out, &failure); got != code {
+			t.Errorf("%q: exit code %d, want %d: %s", args, got, code, failure.String())
+		}
+		return out.String() + failure.String()
+	}
+	if got := show(2); !strings.Contains(got, "understudy serve") {
+		t.Errorf("without data: %s", got)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	running.Go(func() {
+		if code := run(ctx, []string{"serve", "--config", file}, io.Discard, io.Discard); code != 0 {
+			t.Errorf("serve ends with %d", code)
+		}
+	})
+	holds := func(n int) {
+		t.Helper()
+		for range 500 {
+			var out bytes.Buffer
+			if run(t.Context(), []string{"trust", "show", "--list", "--config", file}, &out, io.Discard) == 0 && strings.Count(out.String(), "\n") == n {
+				return
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		t.Fatalf("there are never %d versions", n)
+	}
+	holds(1)
+	between := time.Now()
+	repo.Publish(t, second, time.Now().Add(time.Hour))
+	holds(2)
+	for _, daemon := range []bool{true, false} {
+		if !daemon {
+			stop()
+			running.Wait()
+		}
+		for _, test := range []struct {
+			code int
+			args []string
+			want string
+		}{
+			{0, nil, string(second)},
+			{0, []string{"--as-of", between.UTC().Format(time.RFC3339Nano)}, string(first)},
+			{0, []string{"--name", "trusted_root.json"}, string(second)},
+			{1, []string{"--name", "other.json"}, "had no such target then"},
+			{2, []string{"--as-of", "2020-01-01"}, "what it was before is not known here"},
+			{2, []string{"--as-of", "yesterday"}, "is no time; write it like"},
+			{0, []string{"--list"}, "  trusted_root.json\n"},
+			{2, []string{"--server", "127.0.0.1:1"}, "check --server"},
+		} {
+			if got := show(test.code, test.args...); !strings.Contains(got, test.want) {
+				t.Errorf("daemon %v, %q: got %s, want %s", daemon, test.args, got, test.want)
+			}
 		}
 	}
 }

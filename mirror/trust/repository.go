@@ -142,6 +142,7 @@ func (r *Repository) Update(ctx context.Context) error {
 func (r *Repository) commit(next *served, now time.Time) error {
 	before := r.served.Load()
 	renewed := !before.same(next)
+	next.history = before.history.with(&next.version)
 	if err := r.keep(next, renewed, now); err != nil {
 		return fmt.Errorf("keep the TUF repository %s: %w", r.cfg.URL, err)
 	}

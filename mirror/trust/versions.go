@@ -29,7 +29,8 @@ type version struct {
 type served struct {
 	version
 
-	files map[string]File
+	files   map[string]File
+	history history // up to this version
 }
 
 // successor begins the next version: of this one only what has a name for ever is in it.
@@ -125,7 +126,7 @@ func (r *Repository) load() (*served, time.Time, error) {
 		if err := json.Unmarshal(raw, &v); err != nil || v.Number <= s.Number {
 			return lost(&storage.DamageError{Place: "a version of the TUF repository", Problem: fmt.Sprintf("cannot be read: %v", err)})
 		}
-		s.version = v
+		s.version, s.history = v, s.history.with(&v)
 		return nil
 	})); err != nil {
 		return nil, checked, err

@@ -135,6 +135,9 @@ func (r *Repo) Down(down bool) {
 	r.down = down
 }
 
+// MetadataFile is the name of a version of a role's metadata.
+func MetadataFile(version int64, role string) string { return fmt.Sprintf("%d.%s.json", version, role) }
+
 type signed interface {
 	Sign(signature.Signer) (*metadata.Signature, error)
 	ToBytes(pretty bool) ([]byte, error)
@@ -159,7 +162,7 @@ func (r *Repo) sign(t testing.TB, file string, m signed, roles ...string) []byte
 func (r *Repo) PublishRoot(t testing.TB) []byte {
 	t.Helper()
 	r.Root.ClearSignatures()
-	file := fmt.Sprintf("%d.root.json", r.Root.Signed.Version)
+	file := MetadataFile(r.Root.Signed.Version, metadata.ROOT)
 	data := r.sign(t, file, r.Root, metadata.ROOT)
 	r.roots[file] = data
 	return data
@@ -206,8 +209,8 @@ func (r *Repo) Publish(t testing.TB, target []byte, expires time.Time) {
 	timestamp.Signed.Meta["snapshot.json"] = metadata.MetaFile(r.Version)
 
 	r.Put(fmt.Sprintf("targets/%s.%s", file.Hashes["sha256"], TrustedRoot), target)
-	r.sign(t, fmt.Sprintf("%d.targets.json", r.Version), targets, metadata.TARGETS)
-	r.sign(t, fmt.Sprintf("%d.snapshot.json", r.Version), snapshot, metadata.SNAPSHOT)
+	r.sign(t, MetadataFile(r.Version, metadata.TARGETS), targets, metadata.TARGETS)
+	r.sign(t, MetadataFile(r.Version, metadata.SNAPSHOT), snapshot, metadata.SNAPSHOT)
 	r.sign(t, "timestamp.json", timestamp, metadata.TIMESTAMP)
 }
 

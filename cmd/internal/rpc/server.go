@@ -1,5 +1,5 @@
-// Package rpc serves mirrored logs over gRPC: understudy.v1.LogService, with the
-// health and reflection services.
+// Package rpc serves mirrored logs over gRPC: understudy.v1.LogService and TrustService, with
+// the health and reflection services.
 //
 // It is a thin adapter: it checks the form of requests, asks a [mirror.Mirror], and
 // turns what that answers or refuses into messages and status codes. What the API
@@ -46,7 +46,9 @@ type Config struct {
 	Services []*mirror.Service       // of Rekor v1; their shards are among Mirrors
 	// Keys returns the keys of a log, as far as they are known now; it may be nil. Of Rekor
 	// v2 they give the log ID.
-	Keys       func(origin string) []trust.Key
+	Keys func(origin string) []trust.Key
+	// TUF is the copy of a TUF repository; nil if there is none.
+	TUF        *trust.Repository
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -76,8 +78,11 @@ func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 		grpc.WaitForHandlers(true),
 	}, options...)...)
 	understudyv1.RegisterLogServiceServer(s, newService(c))
+	understudyv1.RegisterTrustServiceServer(s, &trustService{repository: c.TUF, logger: c.Logger})
 	h := health.NewServer()
-	h.SetServingStatus(understudyv1.LogService_ServiceDesc.ServiceName, grpc_health_v1.HealthCheckResponse_SERVING)
+	for _, service := range []string{understudyv1.LogService_ServiceDesc.ServiceName, understudyv1.TrustService_ServiceDesc.ServiceName} {
+		h.SetServingStatus(service, grpc_health_v1.HealthCheckResponse_SERVING)
+	}
 	grpc_health_v1.RegisterHealthServer(s, h)
 	reflection.Register(s)
 	count.begin(s)
