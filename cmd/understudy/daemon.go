@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -183,21 +187,76 @@ func (c *Config) mirror(log LogConfig, tree *storage.Tree) mirror.Config {
 }
 
 // findKeys looks for the keys of a log, and tells its status when there are none.
-func (d *daemon) findKeys(f *follower) {
-	var err error
+func (d *daemon) findKeys(f *follower) { d.setKeys(f, d.keysOf(f)) }
+
+// keysOf returns the keys of a log; without an error there are some.
+func (d *daemon) keysOf(f *follower) (k foundKeys) {
 	if f.service != nil {
-		f.keys, err = d.keys.serviceKeys(&f.config)
-	} else {
-		f.keys, err = d.keys.keys(f.config.Origin)
+		k.keys, k.err = d.keys.serviceKeys(&f.config)
+		return k
 	}
+	if k.keys, k.err = d.keys.keys(f.config.Origin); k.err == nil && d.trustMoves() && len(d.keys.own[f.config.Origin]) == 0 {
+		k.err = d.confirm(f.config.Origin, k.keys)
+	}
+	return k
+}
+
+// foundKeys are the keys of a log, or why there are none.
+type foundKeys struct {
+	keys []trust.Key
+	err  error
+}
+
+func (d *daemon) setKeys(f *follower, found foundKeys) {
+	err := found.err
 	if err == nil {
+		f.keys = found.keys
 		d.known.Store(f.config.Origin, f.keys)
 		return
 	}
+	f.keys = nil
 	f.unkeyed(err)
 	if d.keys.root != nil {
 		d.logger.Error("this log is not followed; what is held stays served", "log", f.config.Name, "error", err)
 	}
+}
+
+// trustMoves says whether the trusted root comes out of a copy of a TUF repository, where it
+// changes by itself.
+func (d *daemon) trustMoves() bool { return d.tuf != nil && d.config.TrustedRoot == "" }
+
+// confirm remembers the keys under which a log is followed, and refuses others: a key that the
+// trust material withdraws or replaces ends the trust in that log until the operator has looked.
+func (d *daemon) confirm(origin string, keys []trust.Key) error {
+	name := "keys of " + origin
+	raw, err := d.db.Record(name)
+	if err != nil {
+		return err
+	}
+	var had, has []string
+	if raw != nil {
+		if err := json.Unmarshal(raw, &had); err != nil {
+			return fmt.Errorf("the keys under which %s was followed cannot be read: %w", origin, err)
+		}
+	}
+	for _, key := range keys {
+		id := sha256.Sum256(key.SPKI())
+		has = append(has, hex.EncodeToString(id[:]))
+	}
+	slices.Sort(has)
+	has = slices.Compact(has)
+	for _, id := range had {
+		if !slices.Contains(has, id) {
+			return fmt.Errorf("the trust material of the TUF repository has withdrawn or changed the key (SHA-256 %s) under which %s was followed: ask the log's owners, and give the key that is right as its public_key", id, origin)
+		}
+	}
+	if slices.Equal(had, has) {
+		return nil
+	}
+	if raw, err = json.Marshal(has); err != nil {
+		return err
+	}
+	return d.db.PutRecord(name, raw)
 }
 
 func (d *daemon) registerMetrics() {
@@ -276,49 +335,110 @@ func (d *daemon) service() *mirror.Service {
 	return nil
 }
 
-// follow runs every mirror whose key is known, and those whose key has to be fetched
-// once it is there. It returns when ctx has ended and all have stopped.
+// follow runs every mirror whose key is known, those whose key has to be fetched once it is
+// there, and each under other keys when the trust material changes. It returns when ctx has ended
+// and all have stopped.
 func (d *daemon) follow(ctx context.Context) {
-	var running sync.WaitGroup
-	defer running.Wait()
+	runs := map[*follower]*running{}
+	defer func() {
+		for _, r := range runs {
+			<-r.done
+		}
+	}()
+	start := func(f *follower) {
+		if keys := f.keys; keys != nil && runs[f] == nil {
+			runs[f] = startRunning(ctx, func(ctx context.Context) { d.runMirror(ctx, f, keys) })
+		}
+	}
 	var waiting []*follower
 	for _, f := range d.logs {
-		switch {
-		case f.mirror == nil && f.service == nil:
-		case f.keys != nil:
-			running.Go(func() { d.runMirror(ctx, f) })
-		case d.keys.root == nil:
+		if start(f); f.keys == nil && d.keys.root == nil && (f.mirror != nil || f.service != nil) {
 			waiting = append(waiting, f)
 		}
 	}
-	if len(waiting) == 0 {
-		return
-	}
-	err := d.keys.fetch(ctx, d.config.tufDir(), d.logger, func(err error) {
-		for _, f := range waiting {
-			f.unkeyed(err)
+	if len(waiting) > 0 {
+		if err := d.keys.fetch(ctx, d.config.tufDir(), d.logger, func(err error) {
+			for _, f := range waiting {
+				f.unkeyed(err)
+			}
+		}); err != nil {
+			return // ctx ended
 		}
-	})
-	if err != nil {
-		return // ctx ended
+		for _, f := range waiting {
+			d.findKeys(f)
+			start(f)
+		}
 	}
-	for _, f := range waiting {
-		if d.findKeys(f); f.keys != nil {
-			running.Go(func() { d.runMirror(ctx, f) })
+	for d.trustMoves() && d.newTrust(ctx) {
+		for _, f := range d.logs {
+			if f.mirror == nil && f.service == nil {
+				continue
+			}
+			found := d.keysOf(f)
+			if found.err == nil && slices.EqualFunc(f.keys, found.keys, func(a, b trust.Key) bool { return bytes.Equal(a.SPKI(), b.SPKI()) }) {
+				continue
+			}
+			if runs[f] != nil && (f.service == nil || found.err != nil) {
+				runs[f].stop()
+				delete(runs, f)
+			}
+			if d.setKeys(f, found); runs[f] != nil {
+				f.service.Trust(f.keys)
+			}
+			start(f)
 		}
 	}
 }
 
+// newTrust waits for another trusted root, and makes it the one that counts. It returns false
+// when ctx has ended.
+func (d *daemon) newTrust(ctx context.Context) bool {
+	for {
+		changed := d.tuf.Changed()
+		if data := d.tuf.Target(trust.RootTarget); data != nil && d.keys.use(data) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// running is something that runs until it is stopped.
+type running struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func startRunning(ctx context.Context, run func(context.Context)) *running {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &running{cancel, make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		defer cancel()
+		run(ctx)
+	}()
+	return r
+}
+
+// stop ends it, and waits for its end.
+func (r *running) stop() {
+	r.cancel()
+	<-r.done
+}
+
 // runMirror follows one log until ctx ends. Damage in its tree stops that log alone;
 // a disk that failed ends the daemon by way of storage.Options.Fatal.
-func (d *daemon) runMirror(ctx context.Context, f *follower) {
+func (d *daemon) runMirror(ctx context.Context, f *follower, keys []trust.Key) {
 	var run func(context.Context, []trust.Key) error
 	if f.service != nil {
 		run = f.service.Run
 	} else {
 		run = f.mirror.Run
 	}
-	if err := run(ctx, f.keys); err != nil {
+	if err := run(ctx, keys); err != nil {
 		d.logger.Error("this log is not followed any more; what can be read stays served: run \"understudy check\"", "log", f.config.Name, "error", err)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type keyring struct {
 	services map[string][]trust.Key
 	root     *trust.Root // nil until there is one
 	from     string      // what root is, for messages
+
+	material []byte // root in JSON, if it comes out of a copy of a TUF repository
 
 	fetchRoot func(ctx context.Context, cacheDir string) (*trust.Root, error) // trust.FetchRoot
 }
@@ -73,6 +76,19 @@ func readKey(source string) (trust.Key, error) {
 		return trust.Key{}, fmt.Errorf("%s: %w", source, err)
 	}
 	return key, nil
+}
+
+// use makes a trusted root the one that counts, and says whether it is another one.
+func (k *keyring) use(json []byte) bool {
+	if bytes.Equal(k.material, json) {
+		return false
+	}
+	root, err := trust.ParseRoot(json)
+	if err != nil {
+		return false // an update that has such a one is refused
+	}
+	k.root, k.from, k.material = root, "the copy of the TUF repository", json
+	return true
 }
 
 // keys returns the keys of a log; the error says why there are none.

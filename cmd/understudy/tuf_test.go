@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,6 +101,106 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms}]
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestTrustMoves: a log is followed under what the trust material says now. A key that is withdrawn
+// or changed stops that log, also after a restart, until the material or the operator says otherwise.
+func TestTrustMoves(t *testing.T) {
+	log := newScriptLog(t)
+	changed := log
+	changed.vkey = log.otherVkey
+	good, other := []byte(trustedRootListing(t, log)), []byte(trustedRootListing(t, changed))
+	none := bytes.Replace(good, []byte("https://"+log.origin), []byte("https://elsewhere.example"), 1)
+	both := bytes.Replace(good, []byte(`"tlogs": [`), slices.Concat([]byte(`"tlogs": [`), bytes.Replace(entryOf(t, other), []byte("c2hvcnQ="), []byte("b3RoZXI="), 1), []byte(",")), 1)
+	repo := tufrepo.New(t, good)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "root.json"), repo.PublishRoot(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseConfig(filepath.Join(dir, "c.yaml"), fmt.Appendf(nil, `
+tuf: {url: %s, root: root.json, poll: 20ms}
+logs: [{name: log, url: %s, origin: %s, poll: 50ms, requests_per_second: 1000}]
+`, repo.URL, log.url, log.origin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	problem := func(d *daemon) string {
+		if p := d.logs[0].statuses()[0].Problem; p != nil {
+			return p.Reason + ": " + p.Text
+		}
+		return ""
+	}
+	var d *daemon
+	start := func() (stop func()) {
+		keys, err := newKeyring(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db, err := c.openOrCreate(storage.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err = newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { d.follow(ctx) })
+		running.Go(func() {
+			if err := d.tuf.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		return func() {
+			cancel()
+			running.Wait()
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	stop := start()
+	for i, step := range []struct {
+		target  []byte
+		problem string
+	}{
+		{good, ""},
+		{none, "key: the copy of the TUF repository lists no key for"},
+		{good, ""},
+		{other, "key: the trust material of the TUF repository has withdrawn or changed the key"},
+		{both, ""},
+		{good, "key: the trust material of the TUF repository has withdrawn or changed the key"},
+		{both, ""},
+	} {
+		repo.Publish(t, step.target, time.Now().Add(time.Hour))
+		for _, restarted := range []bool{false, true} {
+			if restarted {
+				stop()
+				stop = start()
+			}
+			settled := func() bool {
+				s := d.logs[0].statuses()[0]
+				return bytes.Equal(d.tuf.Target(trust.RootTarget), step.target) && (step.problem == "") == (problem(d) == "") &&
+					strings.Contains(problem(d), step.problem) && s.MirrorSize == 1000 && (step.problem != "" || s.UpstreamState == "live")
+			}
+			for n := 0; !settled(); n++ {
+				if time.Sleep(10 * time.Millisecond); n == 1000 {
+					t.Fatalf("step %d, restarted %v: the log has the problem %q, want %q: %+v, %+v", i, restarted, problem(d), step.problem, d.logs[0].statuses()[0], d.status().TUF.Problem)
+				}
+			}
+		}
+	}
+	stop()
+}
+
+// entryOf is the one log that a trusted root lists.
+func entryOf(t *testing.T, root []byte) []byte {
+	t.Helper()
+	_, entry, ok := bytes.Cut(root, []byte(`"tlogs": [`))
+	if !ok {
+		t.Fatal("no logs")
+	}
+	return bytes.TrimSuffix(bytes.TrimSpace(entry), []byte("]}"))
 }
 
 // TestTrustShow: what was in force is shown by a daemon, and out of the data of a stopped one.

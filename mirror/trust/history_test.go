@@ -16,7 +16,7 @@ import (
 func TestHistory(t *testing.T) {
 	server := tufrepo.New(t, targetOf(t, "P-256"))
 	c := copyOf(t, server, server.PublishRoot(t))
-	if _, _, err := c.AsOf(rootTarget, time.Now()); !errors.As(err, new(*BeforeError)) {
+	if _, _, err := c.AsOf(RootTarget, time.Now()); !errors.As(err, new(*BeforeError)) {
 		t.Errorf("before the first update: %v", err)
 	}
 	began := time.Now()
@@ -33,21 +33,21 @@ func TestHistory(t *testing.T) {
 		time.Sleep(2 * time.Millisecond)
 	}
 	first, second := targetOf(t, "P-256"), targetOf(t, "P-384")
-	update(map[string][]byte{rootTarget: first})
+	update(map[string][]byte{RootTarget: first})
 	server.Publish(t, second, day(7))
-	update(map[string][]byte{rootTarget: second})
+	update(map[string][]byte{RootTarget: second})
 	server.Publish(t, second, day(7)) // only the timestamp is new
-	update(map[string][]byte{rootTarget: second})
+	update(map[string][]byte{RootTarget: second})
 	for range 2 { // there, gone
 		server.Publish(t, first, day(7))
 		addTarget(t, server, other, []byte(`{"config"}`))
-		update(map[string][]byte{rootTarget: first, other: []byte(`{"config"}`)})
+		update(map[string][]byte{RootTarget: first, other: []byte(`{"config"}`)})
 		server.Publish(t, first, day(7))
-		update(map[string][]byte{rootTarget: first})
+		update(map[string][]byte{RootTarget: first})
 	}
 	for range 2 {
 		for i, m := range moments {
-			for _, name := range []string{rootTarget, other, "never"} {
+			for _, name := range []string{RootTarget, other, "never"} {
 				v, content, err := c.AsOf(name, m.at)
 				want, ok := m.targets[name]
 				switch {
@@ -59,10 +59,10 @@ func TestHistory(t *testing.T) {
 			}
 		}
 		var before *BeforeError
-		if _, _, err := c.AsOf(rootTarget, began.Add(-time.Hour)); !errors.As(err, &before) || before.First.Before(began.Add(-time.Second)) {
+		if _, _, err := c.AsOf(RootTarget, began.Add(-time.Hour)); !errors.As(err, &before) || before.First.Before(began.Add(-time.Second)) {
 			t.Errorf("an hour before: %v", err)
 		}
-		roots, configs := c.History(rootTarget), c.History(other)
+		roots, configs := c.History(RootTarget), c.History(other)
 		if len(roots) != 3 || len(configs) != 2 || len(c.Names()) != 2 || len(c.History("never")) != 0 {
 			t.Fatalf("history %+v, %+v", roots, configs)
 		}

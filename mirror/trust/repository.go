@@ -209,7 +209,7 @@ func (r *Repository) Target(name string) []byte {
 func (r *Repository) TrustedRoot(ctx context.Context) (*Root, error) {
 	for {
 		changed := r.Changed()
-		data := r.Target(rootTarget)
+		data := r.Target(RootTarget)
 		_, expired := r.Status().Expired(time.Now())
 		if data != nil && !expired {
 			return ParseRoot(data)

@@ -138,7 +138,7 @@ func TestRepository(t *testing.T) {
 	server := tufrepo.New(t, targetOf(t, "P-256"))
 	first := server.PublishRoot(t)
 	c := copyOf(t, server, first)
-	if s := c.Status(); s.Checked != nil || s.Seen != nil || len(s.Roles) != 0 || s.Problem != nil || c.Target(rootTarget) != nil {
+	if s := c.Status(); s.Checked != nil || s.Seen != nil || len(s.Roles) != 0 || s.Problem != nil || c.Target(RootTarget) != nil {
 		t.Errorf("before the first update: %+v", s)
 	}
 	for i, kind := range []string{"P-256", "P-384", "P-521"} {
@@ -159,7 +159,7 @@ func TestRepository(t *testing.T) {
 		server.Requests()
 		for range 2 {
 			c.has(server)
-			if r, err := ParseRoot(c.Target(rootTarget)); err != nil || opens(t, r) != kind {
+			if r, err := ParseRoot(c.Target(RootTarget)); err != nil || opens(t, r) != kind {
 				t.Errorf("trusted root: %v", err)
 			}
 			s := c.Status()
@@ -272,7 +272,7 @@ func TestRepositoryDelegations(t *testing.T) {
 func TestRepositoryBadDays(t *testing.T) {
 	type m = metadata.Metadata[metadata.TimestampType]
 	next := func(t *testing.T, s *tufrepo.Repo) { s.Publish(t, targetOf(t, "P-384"), day(7)) }
-	target := "targets/" + hashOf(targetOf(t, "P-384")) + "." + rootTarget
+	target := "targets/" + hashOf(targetOf(t, "P-384")) + "." + RootTarget
 	for _, bad := range []struct {
 		name, reason, file string
 		fresh              bool // also where nothing is held yet
@@ -403,7 +403,7 @@ func TestRepositoryBadDays(t *testing.T) {
 				server.Rotate(t, day(100))
 				server.Publish(t, targetOf(t, "P-521"), day(7))
 				c.update()
-				if r, err := ParseRoot(c.Target(rootTarget)); err != nil || opens(t, r) != "P-521" || c.Status().Problem != nil {
+				if r, err := ParseRoot(c.Target(RootTarget)); err != nil || opens(t, r) != "P-521" || c.Status().Problem != nil {
 					t.Errorf("it does not heal: %v, %+v", err, c.Status())
 				}
 			}
@@ -476,7 +476,7 @@ func TestRepositoryMalformedRoots(t *testing.T) {
 	t.Logf("%d malformed trusted roots", len(targets))
 	for _, target := range targets {
 		server.Publish(t, target, day(7))
-		c.refuses(ReasonMalformed, "targets/"+hashOf(target)+"."+rootTarget)
+		c.refuses(ReasonMalformed, "targets/"+hashOf(target)+"."+RootTarget)
 	}
 }
 

@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	rootTarget = "trusted_root.json"
-	userAgent  = "understudy (+https://github.com/understudy-log/understudy)"
+	// RootTarget is the target with Sigstore's TrustedRoot.
+	RootTarget = "trusted_root.json"
+
+	userAgent = "understudy (+https://github.com/understudy-log/understudy)"
 )
 
 // FetchRoot returns the TrustedRoot of the public Sigstore, from its TUF
@@ -90,7 +92,7 @@ func getTarget(o tuf.Options) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return client.GetTarget(rootTarget)
+	return client.GetTarget(RootTarget)
 }
 
 // newFetcher is go-tuf's fetcher, bound to ctx.

@@ -283,7 +283,7 @@ func escaped(name string) string {
 
 // checkTarget refuses trust material that no verifier could use, however well it is signed.
 func checkTarget(name string, data []byte) error {
-	if name != rootTarget {
+	if name != RootTarget {
 		return nil
 	}
 	_, err := ParseRoot(data)

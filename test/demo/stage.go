@@ -208,6 +208,10 @@ func (s *stage) complete(ctx context.Context) (string, error) {
 	}
 	for _, entry := range s.sample() {
 		proof, err := s.second.Proof(ctx, entry.Index())
+		for tries := 0; status.Code(err) == codes.DataLoss && tries < 100; tries++ { // it is being put back
+			time.Sleep(200 * time.Millisecond)
+			proof, err = s.second.Proof(ctx, entry.Index())
+		}
 		if err != nil {
 			return "", err
 		}
