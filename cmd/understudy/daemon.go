@@ -195,7 +195,7 @@ func (d *daemon) keysOf(f *follower) (k foundKeys) {
 		k.keys, k.err = d.keys.serviceKeys(&f.config)
 		return k
 	}
-	if k.keys, k.err = d.keys.keys(f.config.Origin); k.err == nil && d.trustMoves() && len(d.keys.own[f.config.Origin]) == 0 {
+	if k.keys, k.err = d.keys.keys(f.config.Origin); k.err == nil && d.trustMoves() && !d.keys.isOwn(f.config.Origin) {
 		k.err = d.confirm(f.config.Origin, k.keys)
 	}
 	return k
@@ -215,6 +215,7 @@ func (d *daemon) setKeys(f *follower, found foundKeys) {
 		return
 	}
 	f.keys = nil
+	d.known.Delete(f.config.Origin)
 	f.unkeyed(err)
 	if d.keys.root != nil {
 		d.logger.Error("this log is not followed; what is held stays served", "log", f.config.Name, "error", err)

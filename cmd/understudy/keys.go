@@ -108,6 +108,9 @@ func (k *keyring) keys(origin string) ([]trust.Key, error) {
 	return nil, fmt.Errorf("%s lists no key for %q: give its public_key, or check the origin", k.from, origin)
 }
 
+// isOwn says whether the keys of a log are in the configuration.
+func (k *keyring) isOwn(origin string) bool { return len(k.own[origin]) > 0 || len(k.ofShard(origin)) > 0 }
+
 // ofShard returns the keys that services have of their own, for the origin of a shard.
 func (k *keyring) ofShard(origin string) (keys []trust.Key) {
 	if shardOrigin.MatchString(origin) {
@@ -124,7 +127,7 @@ var shardOrigin = regexp.MustCompile(`^.+ - [0-9]+$`)
 // missing reports whether the key of some origin can only come from a root that is
 // not there.
 func (k *keyring) missing(origins []string) bool {
-	return k.root == nil && slices.ContainsFunc(origins, func(origin string) bool { return k.own[origin] == nil && len(k.ofShard(origin)) == 0 })
+	return k.root == nil && slices.ContainsFunc(origins, func(origin string) bool { return !k.isOwn(origin) })
 }
 
 // fetchTimeout bounds one try to fetch the trusted root.

@@ -80,6 +80,13 @@ Exit codes: 0 shown; 1 there was no such file then; 2 it could not be answered.`
 			if err != nil {
 				return explainTrust(err)
 			}
+			if until, checked := request.GetAsOf(), answer.GetChecked(); answer.GetMaterial().GetUntil() == nil && (checked == nil || until != nil && until.AsTime().After(checked.AsTime())) {
+				last := "never since it was damaged"
+				if checked != nil {
+					last = checked.AsTime().Format(time.RFC3339)
+				}
+				fmt.Fprintf(cmd.ErrOrStderr(), "note: the repository last vouched for this version at %s; what came after is not known here\n", last)
+			}
 			return write(cmd, output, answer.GetContent())
 		},
 	}

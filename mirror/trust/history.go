@@ -40,11 +40,29 @@ func (e *BeforeError) Error() string {
 type history struct {
 	first   time.Time // when the first version was seen; zero: there is none
 	targets map[string][]TargetVersion
+	gaps    []gap // what is damaged
+}
+
+// gap is a time of which a version is damaged; it has no end if until is zero.
+type gap struct{ from, until time.Time }
+
+// ErrGap: what was kept of that time is damaged.
+var ErrGap = errors.New("what was kept of the TUF repository at that time is damaged")
+
+// without returns the history with a gap; the next version ends one without an end.
+func (h history) without(from, until time.Time) history {
+	h.gaps = append(slices.Clip(h.gaps), gap{from, until})
+	return h
 }
 
 // with returns the history with one version of the repository more.
 func (h history) with(v *version) history {
-	next := history{first: h.first, targets: maps.Clone(h.targets)}
+	next := history{first: h.first, targets: maps.Clone(h.targets), gaps: slices.Clone(h.gaps)}
+	for i := range next.gaps {
+		if next.gaps[i].until.IsZero() {
+			next.gaps[i].until = v.Seen
+		}
+	}
 	if next.targets == nil {
 		next.first, next.targets = v.Seen, map[string][]TargetVersion{}
 	}
@@ -77,6 +95,11 @@ func (h history) at(name string, at time.Time) (TargetVersion, error) {
 	if h.first.IsZero() || at.Before(h.first) {
 		return TargetVersion{}, &BeforeError{h.first}
 	}
+	for _, g := range h.gaps {
+		if !at.Before(g.from) && (g.until.IsZero() || at.Before(g.until)) {
+			return TargetVersion{}, ErrGap
+		}
+	}
 	for _, v := range slices.Backward(h.targets[name]) {
 		if !v.Seen.After(at) {
 			if !v.Until.IsZero() && !at.Before(v.Until) {
@@ -98,8 +121,8 @@ func (r *Repository) Names() []string {
 	return slices.Sorted(maps.Keys(r.served.Load().history.targets))
 }
 
-// AsOf returns a target as it was at a time. The error is a *BeforeError, ErrNoTarget, or that of
-// the database.
+// AsOf returns a target as it was at a time. The error is a *BeforeError, ErrNoTarget, ErrGap, or
+// that of the database.
 func (r *Repository) AsOf(name string, at time.Time) (v TargetVersion, content []byte, err error) {
 	if v, err = r.served.Load().history.at(name, at); err != nil {
 		return v, nil, err

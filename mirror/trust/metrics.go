@@ -30,7 +30,7 @@ func (m *Metrics) failed(problem *RepositoryError) {
 
 var (
 	expires = prometheus.NewDesc("understudy_tuf_expires_timestamp_seconds", "When the metadata of a role of the TUF repository expires.", []string{"role"}, nil)
-	checked = prometheus.NewDesc("understudy_tuf_checked_timestamp_seconds", "When upstream last vouched for the copy of the TUF repository.", nil, nil)
+	checked = prometheus.NewDesc("understudy_tuf_checked_timestamp_seconds", "When upstream last vouched for the copy of the TUF repository; before it ever did, when the process began.", nil, nil)
 )
 
 // follow registers what a repository's state gives.
@@ -52,7 +52,8 @@ func (s repositoryState) Collect(out chan<- prometheus.Metric) {
 	for _, role := range status.Roles {
 		gauge(expires, role.Expires, role.Name)
 	}
-	if status.Checked != nil {
-		gauge(checked, *status.Checked)
+	if status.Checked == nil { // so that its age grows
+		status.Checked = &s.began
 	}
+	gauge(checked, *status.Checked)
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,7 +49,8 @@ type Repository struct {
 	cfg     RepositoryConfig
 	url     string // ends in a slash
 	served  atomic.Pointer[served]
-	eldest  bool // there are no older roots to be had; of update alone
+	began   time.Time
+	elders  string // why older roots could not be had, the last time; of update alone
 	mu      sync.Mutex
 	changed chan struct{} // closed when there is another version; guarded by mu
 	state   attempts      // guarded by mu
@@ -83,7 +85,7 @@ func NewRepository(cfg RepositoryConfig) (*Repository, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Repository{cfg: cfg, url: strings.TrimRight(cfg.URL, "/") + "/", changed: make(chan struct{})}
+	r := &Repository{cfg: cfg, url: strings.TrimRight(cfg.URL, "/") + "/", began: time.Now(), changed: make(chan struct{})}
 	kept, checked, err := r.load()
 	if err != nil {
 		return nil, fmt.Errorf("read the copy of the TUF repository %s: %w", cfg.URL, err)
@@ -109,6 +111,9 @@ func (r *Repository) Run(ctx context.Context) error {
 		}
 		if err != nil {
 			wait, retry = min(retry, wait), min(2*retry, r.cfg.Poll)
+			if problem, ok := errors.AsType[*RepositoryError](err); ok {
+				wait = max(wait, min(problem.After, time.Hour))
+			}
 		} else {
 			retry = updateRetry
 		}
@@ -293,6 +298,7 @@ type RepositoryError struct {
 	Reason string
 	File   string // path below the repository's URL
 	Err    error
+	After  time.Duration // how long upstream asked to wait; 0 if it did not
 }
 
 func (e *RepositoryError) Error() string { return fmt.Sprintf("%s: %v", e.File, e.Err) }
@@ -351,7 +357,9 @@ func (r *Repository) fetch(ctx context.Context, file string, limit int64) (data 
 	case http.StatusNotFound:
 		return fail(ReasonMissing, errAbsent)
 	default:
-		return fail(ReasonUnreachable, fmt.Errorf("upstream answered %s", answer.Status))
+		after, _ := strconv.Atoi(answer.Header.Get("Retry-After"))
+		return nil, &RepositoryError{Reason: ReasonUnreachable, File: file, Err: fmt.Errorf("upstream answered %s", answer.Status),
+			After: time.Duration(max(after, 0)) * time.Second}
 	}
 	data, err = io.ReadAll(io.LimitReader(answer.Body, limit+1))
 	switch {

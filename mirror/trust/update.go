@@ -1,9 +1,11 @@
 package trust
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -45,12 +47,22 @@ type updating struct {
 func (r *Repository) update(ctx context.Context, now time.Time) (*served, error) {
 	kept := r.served.Load()
 	u := &updating{Repository: r, ctx: ctx, kept: kept, next: kept.successor(now)}
-	for _, step := range []func() error{u.root, u.timestamp, u.snapshot, u.targets, u.elderRoots} {
-		if err := step(); err != nil {
+	for _, step := range []func() error{u.root, u.timestamp, u.snapshot, u.targets, u.floor, u.elderRoots} {
+		if err := guard(step); err != nil {
 			return nil, err
 		}
 	}
 	return u.next, nil
+}
+
+// guard makes an error of a panic: go-tuf's readers do not expect null in every place.
+func guard(step func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &RepositoryError{Reason: ReasonMalformed, File: "metadata", Err: fmt.Errorf("it cannot be read: %v", p)}
+		}
+	}()
+	return step()
 }
 
 // get fetches a file, within the bound on all of them.
@@ -63,17 +75,16 @@ func (u *updating) get(file string, limit int64) ([]byte, error) {
 // root begins with the newest root that is trusted already, and follows the chain of its
 // successors to the end.
 func (u *updating) root() (err error) {
-	anchor := u.cfg.Root
-	if u.trusted, err = trustedmetadata.New(anchor); err != nil {
+	if u.trusted, err = trustedmetadata.New(u.cfg.Root); err != nil {
 		return refuse("root.json", err)
 	}
-	if kept := u.kept.current(metadata.ROOT); kept != nil {
-		trusted, err := trustedmetadata.New(kept)
-		if err == nil && trusted.Root.Signed.Version >= u.trusted.Root.Signed.Version {
-			anchor, u.trusted = kept, trusted
-		}
+	given := u.trusted.Root.Signed.Version
+	if kept := u.keptRoot(); kept != nil {
+		u.trusted = kept
+	} else {
+		u.next.dropRoots(func(version int64) bool { return version >= given }) // they may be of another chain; for those before see elderRoots
+		u.next.put(rootFile(given), u.given(given))
 	}
-	u.next.put(rootFile(u.trusted.Root.Signed.Version), anchor)
 	for range maxRotations {
 		file := rootFile(u.trusted.Root.Signed.Version + 1)
 		data, err := u.get(file, maxRoot)
@@ -89,7 +100,62 @@ func (u *updating) root() (err error) {
 		u.next.put(file, data)
 	}
 	root := u.trusted.Root.Signed
+	u.next.Consistent = root.ConsistentSnapshot
 	u.next.is(metadata.ROOT, rootFile(root.Version), root.Version, root.Expires)
+	return nil
+}
+
+// keptRoot returns the newest root that is kept, if it descends from the one that the operator
+// has given; nil otherwise.
+func (u *updating) keptRoot() *trustedmetadata.TrustedMetadata {
+	ancestor := u.kept.files[rootFile(u.trusted.Root.Signed.Version)].Data
+	if ancestor == nil || !sameRoot(ancestor, u.cfg.Root) {
+		return nil
+	}
+	kept, err := trustedmetadata.New(u.kept.current(metadata.ROOT))
+	if err != nil || kept.Root.Signed.Version < u.trusted.Root.Signed.Version {
+		return nil
+	}
+	return kept
+}
+
+// given returns the root that the operator has given in upstream's own bytes, if it has it.
+func (u *updating) given(version int64) []byte {
+	if data, err := u.get(rootFile(version), maxRoot); err == nil && sameRoot(data, u.cfg.Root) {
+		return data
+	}
+	return u.cfg.Root
+}
+
+// sameRoot says whether two roots are good by themselves and sign the same.
+func sameRoot(a, b []byte) bool {
+	return guard(func() error {
+		x, err := trustedmetadata.New(a)
+		if err != nil {
+			return err
+		}
+		y, err := trustedmetadata.New(b)
+		if err != nil {
+			return err
+		}
+		one, err := json.Marshal(x.Root.Signed)
+		if err != nil {
+			return err
+		}
+		if other, err := json.Marshal(y.Root.Signed); err != nil || !bytes.Equal(one, other) {
+			return errors.New("they differ")
+		}
+		return nil
+	}) == nil
+}
+
+// floor refuses versions that are older than what was seen, where what was seen is damaged.
+func (u *updating) floor() error {
+	for _, role := range u.next.Roles {
+		if least := u.kept.floor[role.Name]; role.Version < least {
+			return refuse(u.next.Names[role.Name], &metadata.ErrBadVersionNumber{Msg: fmt.Sprintf("version %d was seen, this is %d", least, role.Version)})
+		}
+	}
 	return nil
 }
 
@@ -140,7 +206,7 @@ func (u *updating) snapshot() error {
 	good := false
 	if data != nil { // for protection against rollback; it may be the one
 		_, err := u.trusted.UpdateSnapshot(data, true)
-		good = err == nil
+		good = err == nil && ok && meta.VerifyLengthHashes(data) == nil
 	}
 	if !good {
 		if !ok {
@@ -169,10 +235,34 @@ func length(given, most int64) int64 {
 }
 
 // targets takes the metadata of targets and of every role that they delegate to, and all files
-// that these name.
+// that these name. What is wrong with a delegated role is the trouble of those who ask for its
+// targets: it is said, and the rest goes on.
 func (u *updating) targets() error {
+	if err := u.role(metadata.TARGETS, metadata.ROOT); err != nil {
+		return err
+	}
 	type delegation struct{ role, by string }
-	visit, seen := []delegation{{metadata.TARGETS, metadata.ROOT}}, map[string]bool{}
+	var visit []delegation
+	seen := map[string]bool{}
+	expand := func(by string) error {
+		d := u.trusted.Targets[by].Signed.Delegations
+		if d == nil {
+			return nil
+		}
+		if d.SuccinctRoles != nil {
+			return refuse(by+".json", errors.New("it delegates to succinct roles, which Sigstore does not use and a copy does not follow"))
+		}
+		for _, role := range d.Roles {
+			if slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role.Name) {
+				return refuse(by+".json", fmt.Errorf("it delegates to a role with the reserved name %q", role.Name))
+			}
+			visit = append(visit, delegation{role.Name, by})
+		}
+		return nil
+	}
+	if err := expand(metadata.TARGETS); err != nil {
+		return err
+	}
 	for len(visit) > 0 {
 		d := visit[0]
 		visit = visit[1:]
@@ -182,28 +272,68 @@ func (u *updating) targets() error {
 		if seen[d.role] = true; len(seen) > maxDelegations {
 			return refuse(d.role+".json", fmt.Errorf("there are more than %d roles", maxDelegations))
 		}
-		if err := u.role(d.role, d.by); err != nil {
-			return err
-		}
-		role := u.trusted.Targets[d.role].Signed
-		for _, name := range slices.Sorted(maps.Keys(role.Targets)) {
-			if err := u.target(name, role.Targets[name], d.role == metadata.TARGETS); err != nil {
+		before := u.next.clone()
+		err := guard(func() error {
+			if err := u.role(d.role, d.by); err != nil {
 				return err
 			}
+			return expand(d.role)
+		})
+		if refused, ok := errors.AsType[*RepositoryError](err); ok && refused.Reason == ReasonUnreachable || err != nil && !ok {
+			return err
 		}
-		if role.Delegations == nil {
-			continue
+		if err != nil {
+			u.next = before
+			delete(u.trusted.Targets, d.role)
+			u.cfg.Logger.Warn("a delegated role of the TUF repository cannot be copied; clients that ask for its targets fail, others do not", "url", u.cfg.URL, "role", d.role, "error", err)
 		}
-		for _, next := range role.Delegations.Roles {
-			visit = append(visit, delegation{next.Name, d.role})
-		}
-		if role.Delegations.SuccinctRoles != nil {
-			return refuse(d.role+".json", errors.New("it delegates to succinct roles, which Sigstore does not use and a copy does not follow"))
+	}
+	for role := range u.trusted.Targets {
+		for name := range u.trusted.Targets[role].Signed.Targets {
+			if by := u.responsible(name); by != "" && u.next.Targets[name] == "" {
+				u.next.Targets[name] = u.targetFiles(name, u.trusted.Targets[by].Signed.Targets[name])[0]
+			}
 		}
 	}
 	return nil
 }
 
+// responsible returns the role whose word on a target counts: the first that has it, where a
+// role is asked before those that it delegates to, these in their order, for paths that they may
+// speak of alone (specification, section 5.6.7). It is empty if none has it.
+func (u *updating) responsible(name string) string {
+	stack, visited := []string{metadata.TARGETS}, map[string]bool{}
+	for len(stack) > 0 {
+		role := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if visited[role] {
+			continue
+		}
+		visited[role] = true
+		if u.trusted.Targets[role] == nil {
+			return "" // clients fail here
+		}
+		signed := u.trusted.Targets[role].Signed
+		if signed.Targets[name] != nil {
+			return role
+		}
+		if signed.Delegations == nil {
+			continue
+		}
+		var next []string
+		for _, d := range signed.Delegations.GetRolesForTarget(name) {
+			if next = append(next, d.Name); d.Terminating {
+				stack = nil
+				break
+			}
+		}
+		slices.Reverse(next)
+		stack = append(stack, next...)
+	}
+	return ""
+}
+
+// role takes the metadata of a role, and the files that it names.
 func (u *updating) role(role, by string) error {
 	meta, ok := u.trusted.Snapshot.Signed.Meta[role+".json"]
 	if !ok {
@@ -228,19 +358,31 @@ func (u *updating) role(role, by string) error {
 	signed := u.trusted.Targets[role].Signed
 	u.next.put(file, data)
 	u.next.is(role, file, signed.Version, signed.Expires)
+	for _, name := range slices.Sorted(maps.Keys(signed.Targets)) {
+		if err := u.target(name, signed.Targets[name], role == metadata.TARGETS); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// target takes a file that a role names. Clients ask for it by any of its hashes.
-func (u *updating) target(name string, meta *metadata.TargetFiles, own bool) error {
-	files := []string{"targets/" + escaped(name)}
-	if u.trusted.Root.Signed.ConsistentSnapshot {
-		files = files[:0]
-		dir, base := path.Split(name)
-		for _, algorithm := range slices.Sorted(maps.Keys(meta.Hashes)) {
-			files = append(files, "targets/"+escaped(dir+hex.EncodeToString(meta.Hashes[algorithm])+"."+base))
-		}
+// targetFiles are the files by which clients ask for a target: any of its hashes may be in the
+// name.
+func (u *updating) targetFiles(name string, meta *metadata.TargetFiles) []string {
+	if !u.trusted.Root.Signed.ConsistentSnapshot {
+		return []string{"targets/" + escaped(name)}
 	}
+	var files []string
+	dir, base := path.Split(name)
+	for _, algorithm := range slices.Sorted(maps.Keys(meta.Hashes)) {
+		files = append(files, "targets/"+escaped(dir+hex.EncodeToString(meta.Hashes[algorithm])+"."+base))
+	}
+	return files
+}
+
+// target takes a file that a role names.
+func (u *updating) target(name string, meta *metadata.TargetFiles, own bool) error {
+	files := u.targetFiles(name, meta)
 	if len(files) == 0 {
 		return refuse("targets/"+name, &metadata.ErrLengthOrHashMismatch{Msg: "it has no hash"})
 	}
@@ -248,8 +390,9 @@ func (u *updating) target(name string, meta *metadata.TargetFiles, own bool) err
 	if meta.Length > maxTarget {
 		return &RepositoryError{Reason: ReasonTooLong, File: file, Err: fmt.Errorf("it has %d bytes, more than %d", meta.Length, maxTarget)}
 	}
-	data := u.next.files[file].Data
-	if meta.VerifyLengthHashes(data) != nil {
+	held, ok := u.next.files[file]
+	data := held.Data
+	if !ok || meta.VerifyLengthHashes(data) != nil {
 		var err error
 		if data, err = u.get(file, meta.Length); err != nil {
 			return err
@@ -257,17 +400,14 @@ func (u *updating) target(name string, meta *metadata.TargetFiles, own bool) err
 		if err := meta.VerifyLengthHashes(data); err != nil {
 			return refuse(file, err)
 		}
-		if own {
-			if err := checkTarget(name, data); err != nil {
-				return &RepositoryError{Reason: ReasonMalformed, File: file, Err: err}
-			}
+	}
+	if own {
+		if err := checkTarget(name, data); err != nil {
+			return &RepositoryError{Reason: ReasonMalformed, File: file, Err: err}
 		}
 	}
 	for _, file := range files {
 		u.next.put(file, data)
-	}
-	if own || u.next.Targets[name] == "" {
-		u.next.Targets[name] = file
 	}
 	return nil
 }
@@ -291,42 +431,49 @@ func checkTarget(name string, data []byte) error {
 }
 
 // elderRoots takes the roots before the one that was trusted first, for clients that begin at an
-// older one: a root vouches for the one before it by that one's signatures on it.
+// older one. A root is taken if the one after it, which is trusted, is its successor by its own
+// keys and threshold, and if the keys of the successor have signed it: else anybody could write
+// an older root that names the genuine keys beside others.
 func (u *updating) elderRoots() error {
-	if u.eldest {
-		return nil
-	}
-	version := u.trusted.Root.Signed.Version
-	for u.next.files[rootFile(version-1)].Data != nil {
-		version--
-	}
-	next, err := metadata.Root().FromBytes(u.next.files[rootFile(version)].Data)
-	for ; err == nil && version > 1; version-- {
+	next, version := u.trusted.Root, u.trusted.Root.Signed.Version
+	for ; version > 1; version-- {
 		file := rootFile(version - 1)
-		var data []byte
-		if data, err = u.get(file, maxRoot); err != nil {
-			break
+		held, ok := u.next.files[file]
+		data, err := held.Data, error(nil)
+		if !ok {
+			data, err = u.get(file, maxRoot)
 		}
-		var elder *metadata.Metadata[metadata.RootType]
-		if elder, err = metadata.Root().FromBytes(data); err != nil {
-			break
+		if err == nil {
+			err = guard(func() error {
+				elder, err := metadata.Root().FromBytes(data)
+				if err != nil {
+					return err
+				}
+				if elder.Signed.Version != version-1 {
+					return errors.New("it has another version")
+				}
+				if err := errors.Join(elder.VerifyDelegate(metadata.ROOT, elder), elder.VerifyDelegate(metadata.ROOT, next), next.VerifyDelegate(metadata.ROOT, elder)); err != nil && !ok {
+					return err
+				} else if err := elder.VerifyDelegate(metadata.ROOT, next); err != nil {
+					return err
+				}
+				next = elder
+				return nil
+			})
 		}
-		if elder.Signed.Version != version-1 {
-			err = errors.New("it has another version")
-			break
+		if u.ctx.Err() != nil {
+			return u.ctx.Err()
 		}
-		if err = errors.Join(elder.VerifyDelegate(metadata.ROOT, next), elder.VerifyDelegate(metadata.ROOT, elder)); err != nil {
-			break
+		if err != nil { // what is newer is good all the same
+			u.next.dropRoots(func(elder int64) bool { return elder < version })
+			if text := err.Error(); text != u.elders {
+				u.elders = text
+				u.cfg.Logger.Info("older roots of the TUF repository cannot be had; clients that begin before the first one kept are not served",
+					"url", u.cfg.URL, "first", version, "error", err)
+			}
+			return nil
 		}
 		u.next.put(file, data)
-		next = elder
-	}
-	if refused, ok := errors.AsType[*RepositoryError](err); ok && refused.Reason == ReasonUnreachable {
-		return u.ctx.Err() // it is tried again
-	}
-	if u.eldest = true; err != nil { // what is newer is good all the same
-		u.cfg.Logger.Info("older roots of the TUF repository cannot be had; clients that begin before the first one kept are not served",
-			"url", u.cfg.URL, "first", version, "error", err)
 	}
 	return nil
 }
@@ -337,15 +484,16 @@ func hashOf(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// forever says whether a file has its version or hash in its name.
-func forever(file string) bool {
+// forever says whether a file has its version or hash in its name; consistent is whether the
+// repository has consistent snapshots.
+func forever(file string, consistent bool) bool {
 	prefix, rest, _ := strings.Cut(path.Base(file), ".")
-	if rest == "" || rest == "json" {
+	switch {
+	case strings.HasPrefix(file, "targets/"):
+		_, err := hex.DecodeString(prefix)
+		return consistent && err == nil && len(prefix) >= 2*sha256.Size && rest != ""
+	case strings.Trim(prefix, "0123456789") != "" || rest == "" || rest == "json":
 		return false
 	}
-	if strings.HasPrefix(file, "targets/") {
-		_, err := hex.DecodeString(prefix)
-		return err == nil && len(prefix) >= 2*sha256.Size
-	}
-	return strings.Trim(prefix, "0123456789") == ""
+	return consistent || rest == "root.json"
 }

@@ -15,10 +15,12 @@ import (
 
 // version is a record of one version of a repository: everything that was seen up to then.
 type version struct {
-	Number uint64            `json:"number"`
-	Seen   time.Time         `json:"seen"`  // when it was verified first
-	Roles  []Role            `json:"roles"` // in the order of trust
-	Names  map[string]string `json:"names"` // role: its file
+	Number uint64    `json:"number"`
+	Seen   time.Time `json:"seen"`  // when it was verified first
+	Roles  []Role    `json:"roles"` // in the order of trust
+	// Consistent is whether metadata and targets have their version or hash in their name.
+	Consistent bool              `json:"consistent"`
+	Names      map[string]string `json:"names"` // role: its file
 	// Files are all that there are, by path: the hex SHA-256 of the content. What has a version or
 	// a hash in its name stays for good.
 	Files   map[string]string `json:"files"`
@@ -31,12 +33,15 @@ type served struct {
 
 	files   map[string]File
 	history history // up to this version
+	// floor is the least version of each role that may be taken, where the newest version that was
+	// seen is damaged.
+	floor map[string]int64
 }
 
 // successor begins the next version: of this one only what has a name for ever is in it.
 func (s *served) successor(now time.Time) *served {
 	next := &served{version: version{
-		Number: s.Number + 1, Seen: now,
+		Number: s.Number + 1, Seen: now, Consistent: s.Consistent,
 		Names: map[string]string{}, Files: map[string]string{}, Targets: map[string]string{},
 	}, files: map[string]File{}}
 	for name, file := range s.files {
@@ -49,8 +54,27 @@ func (s *served) successor(now time.Time) *served {
 
 // put adds a file.
 func (s *served) put(name string, data []byte) {
-	s.files[name] = File{Data: data, Hash: hashOf(data), Forever: forever(name)}
+	s.files[name] = File{Data: data, Hash: hashOf(data), Forever: forever(name, s.Consistent)}
 	s.Files[name] = s.files[name].Hash
+}
+
+// clone returns a copy that can be changed.
+func (s *served) clone() *served {
+	c := *s
+	c.Roles, c.Names, c.Files, c.Targets = slices.Clone(s.Roles), maps.Clone(s.Names), maps.Clone(s.Files), maps.Clone(s.Targets)
+	c.files = maps.Clone(s.files)
+	return &c
+}
+
+// dropRoots takes out the roots of some versions.
+func (s *served) dropRoots(drop func(version int64) bool) {
+	for name := range s.files {
+		var n int64
+		if _, err := fmt.Sscanf(name, "%d.root.json", &n); err == nil && name == rootFile(n) && drop(n) {
+			delete(s.files, name)
+			delete(s.Files, name)
+		}
+	}
 }
 
 // is says which file has the metadata of a role.
@@ -79,6 +103,14 @@ func (r *Repository) record(name string) string        { return "tuf " + r.url +
 func (r *Repository) versionRecord(n uint64) string    { return r.record(fmt.Sprintf("version %020d", n)) }
 func (r *Repository) contentRecord(hash string) string { return r.record("content " + hash) }
 
+// newest is what is kept of the newest version beside its own record: if that is damaged, nothing
+// older is taken for it.
+type newest struct {
+	Number uint64    `json:"number"`
+	Seen   time.Time `json:"seen"`
+	Roles  []Role    `json:"roles"`
+}
+
 // keep makes a version durable, in one commit, or that nothing is new.
 func (r *Repository) keep(next *served, renewed bool, checked time.Time) error {
 	records := map[string][]byte{}
@@ -94,6 +126,9 @@ func (r *Repository) keep(next *served, renewed bool, checked time.Time) error {
 			}
 		}
 		if records[r.versionRecord(next.Number)], err = json.Marshal(next.version); err != nil {
+			return err
+		}
+		if records[r.record("newest")], err = json.Marshal(newest{next.Number, next.Seen, next.Roles}); err != nil {
 			return err
 		}
 	}
@@ -126,10 +161,30 @@ func (r *Repository) load() (*served, time.Time, error) {
 		if err := json.Unmarshal(raw, &v); err != nil || v.Number <= s.Number {
 			return lost(&storage.DamageError{Place: "a version of the TUF repository", Problem: fmt.Sprintf("cannot be read: %v", err)})
 		}
+		if v.Number != s.Number+1 {
+			s.history = s.history.without(s.Seen, v.Seen)
+		}
 		s.version, s.history = v, s.history.with(&v)
 		return nil
 	})); err != nil {
 		return nil, checked, err
+	}
+	var last newest
+	if raw, err := r.cfg.DB.Record(r.record("newest")); err != nil {
+		if err := lost(err); err != nil {
+			return nil, checked, err
+		}
+	} else if raw != nil {
+		if err := json.Unmarshal(raw, &last); err != nil {
+			_ = lost(&storage.DamageError{Place: "the newest version of the TUF repository", Problem: "cannot be read: " + err.Error()})
+		}
+	}
+	if last.Number > s.Number {
+		s.history = s.history.without(s.Seen, time.Time{})
+		s.Number, s.floor = last.Number, map[string]int64{}
+		for _, role := range last.Roles {
+			s.floor[role.Name] = role.Version
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
 		hash := s.Files[name]
@@ -144,7 +199,7 @@ func (r *Repository) load() (*served, time.Time, error) {
 			delete(s.Files, name)
 			continue
 		}
-		s.files[name] = File{Data: data, Hash: hash, Forever: forever(name)}
+		s.files[name] = File{Data: data, Hash: hash, Forever: forever(name, s.Consistent)}
 	}
 	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
 		if s.current(role) == nil { // nothing is vouched for

@@ -95,7 +95,7 @@ func newPublic(c PublicConfig, service rekorService) http.Handler {
 	if c.TUF != nil { // no log has such a hash, which one mux cannot know
 		logs := mux
 		mux = http.NewServeMux()
-		mux.HandleFunc("GET "+tufRoute, serveTUF(c.TUF))
+		mux.HandleFunc(tufRoute, serveTUF(c.TUF))
 		mux.Handle("/", logs)
 		paths = append(paths, tufRoute)
 	}

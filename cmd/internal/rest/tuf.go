@@ -2,6 +2,7 @@ package rest
 
 import (
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -20,16 +21,20 @@ type tufFiles interface {
 // its name may be kept for ever; of the rest a client asks each time whether it has changed.
 func serveTUF(files tufFiles) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		path := strings.TrimPrefix(r.URL.EscapedPath(), "/tuf/")
+		h := w.Header()
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			h.Set("Allow", "GET, HEAD")
+			http.Error(w, "the TUF repository is changed by its owners alone", http.StatusMethodNotAllowed)
+			return
+		}
+		path := escapedOnce(strings.TrimPrefix(r.URL.EscapedPath(), "/tuf/"))
 		f, ok := files.File(path)
 		if !ok {
-			f, ok = files.File(r.PathValue("path")) // escaped in another way
-		}
-		if !ok {
+			h.Set("Cache-Control", "no-store") // the next root is asked for until it is there
 			http.Error(w, "the TUF repository has no such file", http.StatusNotFound)
 			return
 		}
-		h, etag := w.Header(), `"`+f.Hash+`"`
+		etag := `"` + f.Hash + `"`
 		h.Set("ETag", etag)
 		if f.Forever {
 			h.Set("Cache-Control", "public, max-age=31536000, immutable")
@@ -47,6 +52,17 @@ func serveTUF(files tufFiles) http.HandlerFunc {
 		h.Set("Content-Length", strconv.Itoa(len(f.Data)))
 		w.Write(f.Data)
 	}
+}
+
+// escapedOnce returns a path in the one form of escapes that files have.
+func escapedOnce(path string) string {
+	parts := strings.Split(path, "/")
+	for i, part := range parts {
+		if plain, err := url.PathUnescape(part); err == nil {
+			parts[i] = url.PathEscape(plain)
+		}
+	}
+	return strings.Join(parts, "/")
 }
 
 // matches evaluates If-None-Match (RFC 9110, section 13.1.2).

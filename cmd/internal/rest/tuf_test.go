@@ -1,10 +1,14 @@
 package rest
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/understudy-log/understudy/mirror/trust"
 )
@@ -20,11 +24,12 @@ func (f fakeTUF) File(path string) (trust.File, bool) {
 // TestTUF: the bytes as they are, how long they may be kept, and nothing again that a client has.
 func TestTUF(t *testing.T) {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+tufRoute, serveTUF(fakeTUF{
+	mux.HandleFunc(tufRoute, serveTUF(fakeTUF{
 		"timestamp.json":                 {Data: []byte(`{"timestamp"}`), Hash: "aa"},
 		"3.root.json":                    {Data: []byte(`{"root"}`), Hash: "bb", Forever: true},
 		"targets/cc.trusted_root.json":   {Data: []byte(`{}`), Hash: "cc", Forever: true},
 		"targets/npm/dd.keys%20old.json": {Data: []byte(`{"keys"}`), Hash: "dd", Forever: true},
+		"1.a%2Fb@c.json":                 {Data: []byte("{}"), Hash: "ff", Forever: true},
 		"targets/ee.cert.pem":            {Data: []byte("-----"), Hash: "ee", Forever: true},
 	}))
 	const forever = "public, max-age=31536000, immutable"
@@ -39,8 +44,10 @@ func TestTUF(t *testing.T) {
 		{"GET", "/tuf/timestamp.json", `*`, 304, `"aa"`, "no-cache", ""},
 		{"HEAD", "/tuf/3.root.json", "", 200, `"bb"`, forever, ""},
 		{"GET", "/tuf/3.root.json", "", 200, `"bb"`, forever, `{"root"}`},
-		{"GET", "/tuf/4.root.json", "", 404, "", "", ""},
-		{"GET", "/tuf/", "", 404, "", "", ""},
+		{"GET", "/tuf/4.root.json", "", 404, "", "no-store", ""},
+		{"GET", "/tuf/", "", 404, "", "no-store", ""},
+		{"GET", "/tuf/1.a%2Fb%40c.json", "", 200, `"ff"`, forever, "{}"},
+		{"GET", "/tuf/1.a%2fb@c.json", "", 200, `"ff"`, forever, "{}"},
 		{"GET", "/tuf/targets/cc.trusted_root.json", "", 200, `"cc"`, forever, `{}`},
 		{"GET", "/tuf/targets/npm/dd.keys%20old.json", "", 200, `"dd"`, forever, `{"keys"}`},
 		{"GET", "/tuf/targets/ee.cert.pem", "", 200, `"ee"`, forever, "-----"},
@@ -60,5 +67,36 @@ func TestTUF(t *testing.T) {
 		if test.code == 404 && !strings.Contains(w.Body.String(), "no such file") {
 			t.Errorf("%s: %q", test.path, w.Body)
 		}
+	}
+}
+
+// BenchmarkTUF asks over loopback, with 64 clients: for the timestamp, as every client does, and
+// again with its tag.
+func BenchmarkTUF(b *testing.B) {
+	mux := http.NewServeMux()
+	mux.HandleFunc(tufRoute, serveTUF(fakeTUF{"timestamp.json": {Data: make([]byte, 800), Hash: "aa"}}))
+	h := countRequests(prometheus.NewRegistry(), []string{tufRoute}, limitRequests(newLimiter(maxRequests), mux))
+	server := httptest.NewServer(h)
+	defer server.Close()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}}
+	defer client.CloseIdleConnections()
+	for name, tag := range map[string]string{"whole": "", "unchanged": `"aa"`} {
+		b.Run(name, func(b *testing.B) {
+			b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					r, _ := http.NewRequest(http.MethodGet, server.URL+"/tuf/timestamp.json", nil)
+					r.Header.Set("If-None-Match", tag)
+					answer, err := client.Do(r)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					io.Copy(io.Discard, answer.Body)
+					answer.Body.Close()
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
+		})
 	}
 }
