@@ -109,7 +109,9 @@ func (k *keyring) keys(origin string) ([]trust.Key, error) {
 }
 
 // isOwn says whether the keys of a log are in the configuration.
-func (k *keyring) isOwn(origin string) bool { return len(k.own[origin]) > 0 || len(k.ofShard(origin)) > 0 }
+func (k *keyring) isOwn(origin string) bool {
+	return len(k.own[origin]) > 0 || len(k.ofShard(origin)) > 0
+}
 
 // ofShard returns the keys that services have of their own, for the origin of a shard.
 func (k *keyring) ofShard(origin string) (keys []trust.Key) {

@@ -54,12 +54,8 @@ Exit codes: 0 shown; 1 there was no such file then; 2 it could not be answered.`
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			request := &understudyv1.GetTrustMaterialRequest{Name: name}
-			if asOf != "" {
-				at, err := parseTime(asOf)
-				if err != nil {
-					return err
-				}
-				request.AsOf = timestamppb.New(at)
+			if request.AsOf, err = parseTime(asOf); err != nil {
+				return err
 			}
 			c, err := configOf(cmd)
 			if err != nil {
@@ -76,7 +72,7 @@ Exit codes: 0 shown; 1 there was no such file then; 2 it could not be answered.`
 			if list {
 				return listTrust(ctx, cmd, service, name)
 			}
-			answer, err := service.GetTrustMaterial(ctx, request, grpc.MaxCallRecvMsgSize(64<<20))
+			answer, err := getTrust(ctx, service, request)
 			if err != nil {
 				return explainTrust(err)
 			}
@@ -113,6 +109,31 @@ func (c *Config) heldTUF(db *storage.DB) (rpc.Config, error) {
 	return rpc.Config{TUF: repository}, err
 }
 
+func getTrust(ctx context.Context, service understudyv1.TrustServiceClient, request *understudyv1.GetTrustMaterialRequest) (*understudyv1.GetTrustMaterialResponse, error) {
+	return service.GetTrustMaterial(ctx, request, grpc.MaxCallRecvMsgSize(64<<20))
+}
+
+// trustAsOf returns a keyring of the TrustedRoot that was in force at a time.
+func trustAsOf(ctx context.Context, c *Config, asOf string) (_ *keyring, err error) {
+	at, err := parseTime(asOf)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	conn, closeConn, err := connect(ctx, c, "", c.heldTUF)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, closeConn()) }()
+	answer, err := getTrust(ctx, understudyv1.NewTrustServiceClient(conn), &understudyv1.GetTrustMaterialRequest{AsOf: at})
+	if err != nil {
+		return nil, errors.New(status.Convert(err).Message())
+	}
+	root, err := trust.ParseRoot(answer.GetContent())
+	return &keyring{root: root, from: "the trusted root of " + at.AsTime().Format(time.RFC3339)}, err
+}
+
 func listTrust(ctx context.Context, cmd *cobra.Command, service understudyv1.TrustServiceClient, name string) error {
 	answer, err := service.ListTrustMaterial(ctx, &understudyv1.ListTrustMaterialRequest{Name: name})
 	if err != nil {
@@ -139,12 +160,15 @@ func explainTrust(err error) error {
 	return errors.New(text)
 }
 
-// parseTime reads a time, or the beginning of a day in UTC.
-func parseTime(text string) (time.Time, error) {
+// parseTime reads a time, or the beginning of a day in UTC; nil if there is none.
+func parseTime(text string) (*timestamppb.Timestamp, error) {
+	if text == "" {
+		return nil, nil
+	}
 	for _, form := range []string{time.RFC3339, time.DateOnly} {
 		if at, err := time.Parse(form, text); err == nil {
-			return at, nil
+			return timestamppb.New(at), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q is no time; write it like 2026-03-01T12:00:00Z or 2026-03-01", text)
+	return nil, fmt.Errorf("%q is no time; write it like 2026-03-01T12:00:00Z or 2026-03-01", text)
 }

@@ -29,7 +29,9 @@ func newVerifyCommand() *cobra.Command {
 
 The keys come from --trusted-root (a Sigstore TrustedRoot) or --key (one log's
 public key), else from the configuration: a log's public_key, its trusted_root
-file, or the trusted root that the daemon has fetched and cached.
+file, or the trusted root that the daemon has fetched and cached. With --as-of it
+is the TrustedRoot that was in force at that time, out of the daemon's copy of the
+TUF repository.
 
 A .tlog-proof does not say which entry it is for: give --entry or --leaf-hash. A
 JSON proof names a leaf hash; --entry or --leaf-hash make it prove that entry.
@@ -63,6 +65,7 @@ type verifyOptions struct {
 	file             string
 	config           func() (*Config, error) // for the keys, when neither is given here
 	trustedRoot, key string
+	asOf             string
 
 	entry, leafHash string // of proofs
 
@@ -93,6 +96,7 @@ func (o *verifyOptions) flags() []verifyFlag {
 	return []verifyFlag{
 		{"trusted-root", "Sigstore TrustedRoot JSON `FILE`", &o.trustedRoot, nil},
 		{"key", "public key of the log: a verifier `KEY`, or a file with one or with PEM", &o.key, []proofKind{kindTlogProof, kindInclusion, kindConsistency}},
+		{"as-of", "`TIME` whose trust material counts, as 2026-03-01T12:00:00Z or 2026-03-01", &o.asOf, nil},
 		{"entry", "`FILE` with the entry (its logged body) that a proof must be for", &o.entry, inclusion},
 		{"leaf-hash", "leaf hash in `HEX` that a proof must be for", &o.leafHash, inclusion},
 		{"artifact", "`FILE` that a bundle must be for", &o.artifact, bundle},
@@ -125,7 +129,7 @@ func verifyFile(ctx context.Context, o verifyOptions, out io.Writer) error {
 		}
 	}
 	for _, pair := range [][2]*string{
-		{&o.trustedRoot, &o.key}, {&o.entry, &o.leafHash}, {&o.artifact, &o.artifactDigest},
+		{&o.trustedRoot, &o.key}, {&o.trustedRoot, &o.asOf}, {&o.key, &o.asOf}, {&o.entry, &o.leafHash}, {&o.artifact, &o.artifactDigest},
 		{&o.identity, &o.identityRegexp}, {&o.issuer, &o.issuerRegexp},
 	} {
 		if *pair[0] != "" && *pair[1] != "" {
@@ -202,6 +206,9 @@ func (o *verifyOptions) keyring(ctx context.Context) (*keyring, error) {
 	c, err := o.config()
 	if err != nil {
 		return nil, err
+	}
+	if o.asOf != "" {
+		return trustAsOf(ctx, c, o.asOf)
 	}
 	k, err := newKeyring(c)
 	if err != nil || k.root != nil {

@@ -230,3 +230,52 @@ func TestRepositoryExpires(t *testing.T) {
 		t.Errorf("cosign: %v", err)
 	}
 }
+
+// TestVerifyAsOf: understudy itself verifies a bundle under the trust material of a time, also
+// when the daemon has stopped and the material of today no longer has what it takes.
+func TestVerifyAsOf(t *testing.T) {
+	w := newWorld(t)
+	w.status("timestamp version 1, expires in")
+	then := time.Now()
+	time.Sleep(1100 * time.Millisecond)
+	w.repo.Publish(t, must(os.ReadFile(dataFile(t, "trusted-roots/scaffolding.json"))), time.Now().Add(24*time.Hour))
+	w.status("timestamp version 2, expires in")
+	verify := func(more ...string) (string, int) {
+		cmd := exec.CommandContext(t.Context(), w.binary, append([]string{"verify", w.bundle, "--config", w.config, "--artifact-digest", subjectOf(t, w.bundle),
+			"--certificate-identity-regexp", signer, "--certificate-oidc-issuer", issuer}, more...)...)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	for _, running := range []bool{true, false} {
+		if !running {
+			w.daemon.Kill()
+		}
+		for _, test := range []struct {
+			code int
+			says string
+			args []string
+		}{
+			{0, "", []string{"--as-of", then.UTC().Format(time.RFC3339Nano)}},
+			{1, "", nil},
+			{1, "", []string{"--as-of", time.Now().UTC().Format(time.RFC3339Nano)}},
+			{2, "what it was before is not known here", []string{"--as-of", "2020-01-01"}},
+			{2, "exclude each other", []string{"--as-of", "2020-01-01", "--trusted-root", w.root}},
+		} {
+			if out, code := verify(test.args...); code != test.code || !strings.Contains(out, test.says) {
+				t.Errorf("daemon %v, %q: exit code %d, want %d: %s", running, test.args, code, test.code, out)
+			}
+		}
+	}
+}
+
+// subjectOf is the digest of what a bundle attests to.
+func subjectOf(t *testing.T, file string) string {
+	t.Helper()
+	b := must(bundle.LoadJSONFromPath(file))
+	envelope := must(b.Envelope())
+	statement := must(envelope.Statement())
+	return "sha512:" + statement.GetSubject()[0].GetDigest()["sha512"]
+}
