@@ -111,18 +111,23 @@ func (r *Repository) Run(ctx context.Context) error {
 		}
 		if err != nil {
 			wait, retry = min(retry, wait), min(2*retry, r.cfg.Poll)
-			if problem, ok := errors.AsType[*RepositoryError](err); ok {
-				wait = max(wait, min(problem.After, time.Hour))
-			}
 		} else {
 			retry = updateRetry
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(wait/2 + rand.N(wait)):
+		case <-time.After(max(wait/2+rand.N(wait), asked(err))):
 		}
 	}
 	return nil
+}
+
+// asked is how long upstream asked to wait.
+func asked(err error) time.Duration {
+	if problem, ok := errors.AsType[*RepositoryError](err); ok {
+		return min(problem.After, time.Hour)
+	}
+	return 0
 }
 
 // Update asks upstream once. What it answers is kept and served if all of it verifies;
@@ -147,7 +152,7 @@ func (r *Repository) Update(ctx context.Context) error {
 func (r *Repository) commit(next *served, now time.Time) error {
 	before := r.served.Load()
 	renewed := !before.same(next)
-	next.history = before.history.with(&next.version)
+	next.history, next.floor = before.history.with(&next.version), floorOf(next.Roles)
 	if err := r.keep(next, renewed, now); err != nil {
 		return fmt.Errorf("keep the TUF repository %s: %w", r.cfg.URL, err)
 	}
@@ -252,9 +257,9 @@ type Role struct {
 	Expires time.Time `json:"expires"` // clients refuse its metadata from then on
 }
 
-// Expired returns the first role that has expired at a time; ok is false if none has.
+// Expired returns the first top-level role that has expired at a time; ok is false if none has.
 func (s RepositoryStatus) Expired(at time.Time) (role Role, ok bool) {
-	i := slices.IndexFunc(s.Roles, func(role Role) bool { return !at.Before(role.Expires) })
+	i := slices.IndexFunc(s.Roles, func(role Role) bool { return topLevel(role.Name) && !at.Before(role.Expires) })
 	if i < 0 {
 		return Role{}, false
 	}

@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -41,6 +43,7 @@ type updating struct {
 	next    *served
 	trusted *trustedmetadata.TrustedMetadata
 	fetched int64
+	anew    bool // the operator has given a root of another chain than the one that is kept
 }
 
 // update returns what upstream has now.
@@ -72,24 +75,81 @@ func (u *updating) get(file string, limit int64) ([]byte, error) {
 	return data, err
 }
 
-// root begins with the newest root that is trusted already, and follows the chain of its
-// successors to the end.
-func (u *updating) root() (err error) {
-	if u.trusted, err = trustedmetadata.New(u.cfg.Root); err != nil {
+// metadata fetches a file of metadata. It is an object of "signed" and "signatures", each once
+// and written so: what Go reads of others may be something else than what other clients read.
+func (u *updating) metadata(file string, limit int64) ([]byte, error) {
+	data, err := u.get(file, limit)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(problem string) ([]byte, error) {
+		return nil, &RepositoryError{Reason: ReasonMalformed, File: file, Err: errors.New(problem)}
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return fail("it is no JSON object")
+	}
+	seen := map[string]bool{}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return fail("it is no JSON object")
+		}
+		key, _ := name.(string)
+		if seen[key] || key != "signed" && key != "signatures" {
+			return fail(fmt.Sprintf("it has the member %q, or has it twice", key))
+		}
+		seen[key] = true
+		if err := d.Decode(new(json.RawMessage)); err != nil {
+			return fail("it is broken: " + err.Error())
+		}
+	}
+	if _, err := d.Token(); err != nil || len(seen) != 2 {
+		return fail("it is no signed metadata")
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fail("something stands behind it")
+	}
+	return data, nil
+}
+
+// root follows the chain of roots to its end: from the newest one that is kept, if the one that
+// the operator has given is of that chain, and otherwise from that one, with nothing of the other
+// chain.
+func (u *updating) root() error {
+	given, err := trustedmetadata.New(u.cfg.Root)
+	if err != nil {
 		return refuse("root.json", err)
 	}
-	given := u.trusted.Root.Signed.Version
-	if kept := u.keptRoot(); kept != nil {
-		u.trusted = kept
-	} else {
-		u.next.dropRoots(func(version int64) bool { return version >= given }) // they may be of another chain; for those before see elderRoots
-		u.next.put(rootFile(given), u.given(given))
+	at := given.Root.Signed.Version
+	if u.trusted, err = trustedmetadata.New(u.kept.current(metadata.ROOT)); err == nil {
+		err := u.walk()
+		refused, ok := errors.AsType[*RepositoryError](err)
+		switch same, known := u.descends(at); {
+		case err != nil && (!ok || refused.Reason == ReasonUnreachable || same):
+			return err
+		case same:
+			return u.endRoot()
+		case known: // the operator has another chain
+			u.anew = true
+		}
 	}
+	u.next.dropRoots()
+	u.next.put(rootFile(at), u.given(at))
+	u.trusted = given
+	if err := u.walk(); err != nil {
+		return err
+	}
+	return u.endRoot()
+}
+
+// walk follows the chain of roots from the one that is trusted.
+func (u *updating) walk() error {
 	for range maxRotations {
 		file := rootFile(u.trusted.Root.Signed.Version + 1)
-		data, err := u.get(file, maxRoot)
+		data, err := u.metadata(file, maxRoot)
 		if errors.Is(err, errAbsent) {
-			break
+			return nil
 		}
 		if err != nil {
 			return err
@@ -99,32 +159,34 @@ func (u *updating) root() (err error) {
 		}
 		u.next.put(file, data)
 	}
+	return nil
+}
+
+// descends says whether the chain at hand has the root that the operator has given; known is
+// false if it has none of that version.
+func (u *updating) descends(version int64) (same, known bool) {
+	f, known := u.next.files[rootFile(version)]
+	return known && sameRoot(f.Data, u.cfg.Root), known
+}
+
+func (u *updating) endRoot() error {
 	root := u.trusted.Root.Signed
 	u.next.Consistent = root.ConsistentSnapshot
 	u.next.is(metadata.ROOT, rootFile(root.Version), root.Version, root.Expires)
 	return nil
 }
 
-// keptRoot returns the newest root that is kept, if it descends from the one that the operator
-// has given; nil otherwise.
-func (u *updating) keptRoot() *trustedmetadata.TrustedMetadata {
-	ancestor := u.kept.files[rootFile(u.trusted.Root.Signed.Version)].Data
-	if ancestor == nil || !sameRoot(ancestor, u.cfg.Root) {
-		return nil
-	}
-	kept, err := trustedmetadata.New(u.kept.current(metadata.ROOT))
-	if err != nil || kept.Root.Signed.Version < u.trusted.Root.Signed.Version {
-		return nil
-	}
-	return kept
-}
-
-// given returns the root that the operator has given in upstream's own bytes, if it has it.
+// given returns the root that the operator has given in upstream's own bytes, if it has the same.
 func (u *updating) given(version int64) []byte {
-	if data, err := u.get(rootFile(version), maxRoot); err == nil && sameRoot(data, u.cfg.Root) {
-		return data
+	data, err := u.metadata(rootFile(version), maxRoot)
+	if err != nil {
+		return u.cfg.Root
 	}
-	return u.cfg.Root
+	var one, other any
+	if json.Unmarshal(data, &one) != nil || json.Unmarshal(u.cfg.Root, &other) != nil || !reflect.DeepEqual(one, other) {
+		return u.cfg.Root
+	}
+	return data
 }
 
 // sameRoot says whether two roots are good by themselves and sign the same.
@@ -149,15 +211,23 @@ func sameRoot(a, b []byte) bool {
 	}) == nil
 }
 
-// floor refuses versions that are older than what was seen, where what was seen is damaged.
+// floor refuses versions that are older than what was seen last, whatever of that is damaged. A
+// newer root may bring lower versions, to recover from stolen keys: then only go-tuf's own rules
+// hold.
 func (u *updating) floor() error {
+	if u.anew {
+		return nil
+	}
+	newer := u.trusted.Root.Signed.Version > u.kept.floor[metadata.ROOT]
 	for _, role := range u.next.Roles {
-		if least := u.kept.floor[role.Name]; role.Version < least {
+		if least := u.kept.floor[role.Name]; role.Version < least && (!newer || role.Name == metadata.ROOT) && topLevel(role.Name) {
 			return refuse(u.next.Names[role.Name], &metadata.ErrBadVersionNumber{Msg: fmt.Sprintf("version %d was seen, this is %d", least, role.Version)})
 		}
 	}
 	return nil
 }
+
+func topLevel(role string) bool { return slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role) }
 
 func rootFile(version int64) string { return fmt.Sprintf("%d.root.json", version) }
 
@@ -168,7 +238,7 @@ func (u *updating) timestamp() error {
 	if data != nil { // for protection against rollback; it may have expired, or its key be gone
 		_, _ = u.trusted.UpdateTimestamp(data)
 	}
-	fresh, err := u.get(file, maxTimestamp)
+	fresh, err := u.metadata(file, maxTimestamp)
 	if err != nil {
 		return err
 	}
@@ -213,7 +283,7 @@ func (u *updating) snapshot() error {
 			return refuse("timestamp.json", &metadata.ErrRepository{Msg: "it names no snapshot"})
 		}
 		var err error
-		if data, err = u.get(file, length(meta.Length, maxSnapshot)); err != nil {
+		if data, err = u.metadata(file, length(meta.Length, maxSnapshot)); err != nil {
 			return err
 		}
 		if _, err := u.trusted.UpdateSnapshot(data, false); err != nil {
@@ -236,14 +306,13 @@ func length(given, most int64) int64 {
 
 // targets takes the metadata of targets and of every role that they delegate to, and all files
 // that these name. What is wrong with a delegated role is the trouble of those who ask for its
-// targets: it is said, and the rest goes on.
+// targets: it is said, what is held of it stays, and the rest goes on.
 func (u *updating) targets() error {
 	if err := u.role(metadata.TARGETS, metadata.ROOT); err != nil {
 		return err
 	}
 	type delegation struct{ role, by string }
 	var visit []delegation
-	seen := map[string]bool{}
 	expand := func(by string) error {
 		d := u.trusted.Targets[by].Signed.Delegations
 		if d == nil {
@@ -253,7 +322,7 @@ func (u *updating) targets() error {
 			return refuse(by+".json", errors.New("it delegates to succinct roles, which Sigstore does not use and a copy does not follow"))
 		}
 		for _, role := range d.Roles {
-			if slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role.Name) {
+			if topLevel(role.Name) || strings.HasSuffix(role.Name, "."+metadata.ROOT) {
 				return refuse(by+".json", fmt.Errorf("it delegates to a role with the reserved name %q", role.Name))
 			}
 			visit = append(visit, delegation{role.Name, by})
@@ -263,66 +332,87 @@ func (u *updating) targets() error {
 	if err := expand(metadata.TARGETS); err != nil {
 		return err
 	}
-	for len(visit) > 0 {
+	for range maxDelegations {
+		if len(visit) == 0 {
+			break
+		}
 		d := visit[0]
 		visit = visit[1:]
-		if seen[d.role] {
+		if u.trusted.Targets[d.role] != nil {
 			continue
 		}
-		if seen[d.role] = true; len(seen) > maxDelegations {
-			return refuse(d.role+".json", fmt.Errorf("there are more than %d roles", maxDelegations))
-		}
-		before := u.next.clone()
-		err := guard(func() error {
+		before, queue := u.next.clone(), visit
+		if err := guard(func() error {
 			if err := u.role(d.role, d.by); err != nil {
 				return err
 			}
 			return expand(d.role)
-		})
-		if refused, ok := errors.AsType[*RepositoryError](err); ok && refused.Reason == ReasonUnreachable || err != nil && !ok {
-			return err
-		}
-		if err != nil {
-			u.next = before
-			delete(u.trusted.Targets, d.role)
-			u.cfg.Logger.Warn("a delegated role of the TUF repository cannot be copied; clients that ask for its targets fail, others do not", "url", u.cfg.URL, "role", d.role, "error", err)
-		}
-	}
-	for role := range u.trusted.Targets {
-		for name := range u.trusted.Targets[role].Signed.Targets {
-			if by := u.responsible(name); by != "" && u.next.Targets[name] == "" {
-				u.next.Targets[name] = u.targetFiles(name, u.trusted.Targets[by].Signed.Targets[name])[0]
+		}); err != nil {
+			if u.ctx.Err() != nil {
+				return u.ctx.Err()
 			}
+			u.next, visit = before, queue
+			delete(u.trusted.Targets, d.role)
+			u.cfg.Logger.Warn("a delegated role of the TUF repository cannot be copied now; clients that ask for its targets may fail, others do not", "url", u.cfg.URL, "role", d.role, "error", err)
 		}
 	}
+	if len(visit) > 0 {
+		u.cfg.Logger.Warn("the TUF repository delegates to too many roles; the others are not copied", "url", u.cfg.URL, "most", maxDelegations)
+	}
+	u.resolve()
 	return nil
+}
+
+// resolve finds the file of every target, as clients do. Where that cannot be known now, what
+// was known before stays.
+func (u *updating) resolve() {
+	names := maps.Clone(u.kept.Targets)
+	if names == nil {
+		names = map[string]string{}
+	}
+	for _, role := range u.trusted.Targets {
+		for name := range role.Signed.Targets {
+			names[name] = ""
+		}
+	}
+	for name := range names {
+		role, certain := u.responsible(name)
+		if before := u.kept.Targets[name]; role != "" {
+			u.next.Targets[name] = u.targetFiles(name, u.trusted.Targets[role].Signed.Targets[name])[0]
+		} else if _, held := u.next.files[before]; !certain && held {
+			u.next.Targets[name] = before
+		}
+	}
 }
 
 // responsible returns the role whose word on a target counts: the first that has it, where a
 // role is asked before those that it delegates to, these in their order, for paths that they may
-// speak of alone (specification, section 5.6.7). It is empty if none has it.
-func (u *updating) responsible(name string) string {
-	stack, visited := []string{metadata.TARGETS}, map[string]bool{}
+// speak of, under the keys that it gives them (specification, section 5.6.7). It is empty if none
+// has it, or if that is not certain: a role on the way could not be copied.
+func (u *updating) responsible(name string) (role string, certain bool) {
+	type delegation struct{ role, by string }
+	stack, visited := []delegation{{metadata.TARGETS, ""}}, map[string]bool{}
 	for len(stack) > 0 {
-		role := stack[len(stack)-1]
+		d := stack[len(stack)-1]
 		stack = stack[:len(stack)-1]
-		if visited[role] {
+		if visited[d.role] {
 			continue
 		}
-		visited[role] = true
-		if u.trusted.Targets[role] == nil {
-			return "" // clients fail here
+		visited[d.role] = true
+		targets := u.trusted.Targets[d.role]
+		if targets == nil || d.by != "" && u.trusted.Targets[d.by].VerifyDelegate(d.role, targets) != nil {
+			return "", false // clients fail here
 		}
-		signed := u.trusted.Targets[role].Signed
+		signed := targets.Signed
 		if signed.Targets[name] != nil {
-			return role
+			return d.role, true
 		}
 		if signed.Delegations == nil {
 			continue
 		}
-		var next []string
-		for _, d := range signed.Delegations.GetRolesForTarget(name) {
-			if next = append(next, d.Name); d.Terminating {
+		var next []delegation
+		for _, r := range signed.Delegations.GetRolesForTarget(name) {
+			if next = append(next, delegation{r.Name, d.role}); r.Terminating {
 				stack = nil
 				break
 			}
@@ -330,7 +420,7 @@ func (u *updating) responsible(name string) string {
 		slices.Reverse(next)
 		stack = append(stack, next...)
 	}
-	return ""
+	return "", true
 }
 
 // role takes the metadata of a role, and the files that it names.
@@ -348,7 +438,7 @@ func (u *updating) role(role, by string) error {
 	}
 	if !good {
 		var err error
-		if data, err = u.get(file, length(meta.Length, maxTargets)); err != nil {
+		if data, err = u.metadata(file, length(meta.Length, maxTargets)); err != nil {
 			return err
 		}
 		if _, err := u.trusted.UpdateDelegatedTargets(data, role, by); err != nil {
@@ -430,50 +520,47 @@ func checkTarget(name string, data []byte) error {
 	return err
 }
 
-// elderRoots takes the roots before the one that was trusted first, for clients that begin at an
+// elderRoots takes the roots before the first one of the chain, for clients that begin at an
 // older one. A root is taken if the one after it, which is trusted, is its successor by its own
 // keys and threshold, and if the keys of the successor have signed it: else anybody could write
 // an older root that names the genuine keys beside others.
 func (u *updating) elderRoots() error {
-	next, version := u.trusted.Root, u.trusted.Root.Signed.Version
-	for ; version > 1; version-- {
+	version := u.trusted.Root.Signed.Version
+	for u.next.files[rootFile(version-1)].Data != nil {
+		version--
+	}
+	next, err := metadata.Root().FromBytes(u.next.files[rootFile(version)].Data)
+	for ; err == nil && version > 1; version-- {
 		file := rootFile(version - 1)
-		held, ok := u.next.files[file]
-		data, err := held.Data, error(nil)
-		if !ok {
-			data, err = u.get(file, maxRoot)
+		var data []byte
+		if data, err = u.metadata(file, maxRoot); err != nil {
+			break
 		}
-		if err == nil {
-			err = guard(func() error {
-				elder, err := metadata.Root().FromBytes(data)
-				if err != nil {
-					return err
-				}
-				if elder.Signed.Version != version-1 {
-					return errors.New("it has another version")
-				}
-				if err := errors.Join(elder.VerifyDelegate(metadata.ROOT, elder), elder.VerifyDelegate(metadata.ROOT, next), next.VerifyDelegate(metadata.ROOT, elder)); err != nil && !ok {
-					return err
-				} else if err := elder.VerifyDelegate(metadata.ROOT, next); err != nil {
-					return err
-				}
-				next = elder
-				return nil
-			})
-		}
-		if u.ctx.Err() != nil {
-			return u.ctx.Err()
-		}
-		if err != nil { // what is newer is good all the same
-			u.next.dropRoots(func(elder int64) bool { return elder < version })
-			if text := err.Error(); text != u.elders {
-				u.elders = text
-				u.cfg.Logger.Info("older roots of the TUF repository cannot be had; clients that begin before the first one kept are not served",
-					"url", u.cfg.URL, "first", version, "error", err)
+		if err = guard(func() error {
+			elder, err := metadata.Root().FromBytes(data)
+			if err != nil {
+				return err
 			}
+			if elder.Signed.Version != version-1 {
+				return errors.New("it has another version")
+			}
+			if err := errors.Join(elder.VerifyDelegate(metadata.ROOT, elder), elder.VerifyDelegate(metadata.ROOT, next), next.VerifyDelegate(metadata.ROOT, elder)); err != nil {
+				return err
+			}
+			next = elder
 			return nil
+		}); err != nil {
+			break
 		}
 		u.next.put(file, data)
+	}
+	if u.ctx.Err() != nil {
+		return u.ctx.Err()
+	}
+	if err != nil && err.Error() != u.elders { // what is newer is good all the same
+		u.elders = err.Error()
+		u.cfg.Logger.Info("older roots of the TUF repository cannot be had; clients that begin before the first one kept are not served",
+			"url", u.cfg.URL, "first", version, "error", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,10 +33,8 @@ type served struct {
 	version
 
 	files   map[string]File
-	history history // up to this version
-	// floor is the least version of each role that may be taken, where the newest version that was
-	// seen is damaged.
-	floor map[string]int64
+	history history          // up to this version
+	floor   map[string]int64 // version of each role that was seen last, whatever is damaged
 }
 
 // successor begins the next version: of this one only what has a name for ever is in it.
@@ -66,11 +65,11 @@ func (s *served) clone() *served {
 	return &c
 }
 
-// dropRoots takes out the roots of some versions.
-func (s *served) dropRoots(drop func(version int64) bool) {
+// dropRoots takes out all roots.
+func (s *served) dropRoots() {
 	for name := range s.files {
 		var n int64
-		if _, err := fmt.Sscanf(name, "%d.root.json", &n); err == nil && name == rootFile(n) && drop(n) {
+		if _, err := fmt.Sscanf(name, "%d.root.json", &n); err == nil && name == rootFile(n) {
 			delete(s.files, name)
 			delete(s.Files, name)
 		}
@@ -86,8 +85,17 @@ func (s *served) is(role, file string, version int64, expires time.Time) {
 // current returns the metadata of a role; nil if there is none.
 func (s *served) current(role string) []byte { return s.files[s.Names[role]].Data }
 
-// same says whether two versions have the same files.
-func (s *served) same(other *served) bool { return maps.Equal(s.Files, other.Files) }
+// same says whether two versions are the same but for number and time.
+func (s *served) same(other *served) bool {
+	a, b := s.version, other.version
+	a.Number, a.Seen, b.Number, b.Seen = 0, time.Time{}, 0, time.Time{}
+	one, err := json.Marshal(a)
+	if err != nil {
+		return false
+	}
+	two, err := json.Marshal(b)
+	return err == nil && bytes.Equal(one, two)
+}
 
 // roles is the versions of all roles, for the daemon's log.
 func (s *served) roles() string {
@@ -109,6 +117,14 @@ type newest struct {
 	Number uint64    `json:"number"`
 	Seen   time.Time `json:"seen"`
 	Roles  []Role    `json:"roles"`
+}
+
+func floorOf(roles []Role) map[string]int64 {
+	floor := map[string]int64{}
+	for _, role := range roles {
+		floor[role.Name] = role.Version
+	}
+	return floor
 }
 
 // keep makes a version durable, in one commit, or that nothing is new.
@@ -179,12 +195,11 @@ func (r *Repository) load() (*served, time.Time, error) {
 			_ = lost(&storage.DamageError{Place: "the newest version of the TUF repository", Problem: "cannot be read: " + err.Error()})
 		}
 	}
-	if last.Number > s.Number {
+	s.floor = floorOf(last.Roles)
+	rewound := last.Number > s.Number // nothing older is shown in the place of what is damaged
+	if rewound {
 		s.history = s.history.without(s.Seen, time.Time{})
-		s.Number, s.floor = last.Number, map[string]int64{}
-		for _, role := range last.Roles {
-			s.floor[role.Name] = role.Version
-		}
+		s.Number = last.Number
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
 		hash := s.Files[name]
@@ -202,8 +217,16 @@ func (r *Repository) load() (*served, time.Time, error) {
 		s.files[name] = File{Data: data, Hash: hash, Forever: forever(name, s.Consistent)}
 	}
 	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
-		if s.current(role) == nil { // nothing is vouched for
-			checked = time.Time{}
+		rewound = rewound || s.current(role) == nil
+	}
+	if rewound { // what has a name for ever is what it was; the rest is vouched for by nobody
+		checked = time.Time{}
+		s.Roles, s.Targets = nil, nil
+		for name, file := range s.files {
+			if !file.Forever {
+				delete(s.files, name)
+				delete(s.Files, name)
+			}
 		}
 	}
 	return s, checked, nil
