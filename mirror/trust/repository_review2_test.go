@@ -163,7 +163,7 @@ func putRole(t *testing.T, server *tufrepo.Repo, name string, s signature.Signer
 	}, metadata.SNAPSHOT)
 }
 
-func r3top(t *testing.T, server *tufrepo.Repo, keep bool, d *metadata.Delegations) {
+func topRole(t *testing.T, server *tufrepo.Repo, keep bool, d *metadata.Delegations) {
 	t.Helper()
 	tufrepo.Edit(t, server, "1.targets.json", func(m *metadata.Metadata[metadata.TargetsType]) {
 		m.Signed.Delegations = d
@@ -181,7 +181,7 @@ func TestRepositoryOtherParent(t *testing.T) {
 	_, ka, _, sa := newRoleKey()
 	_, kc, _, _ := newRoleKey() // the key that A gives C
 	evil := targetOf(t, "P-384")
-	r3top(t, server, false, delegationsOf(roleOf{"npm", kn, []string{"npm/*"}}, roleOf{"A", ka, []string{"*"}}))
+	topRole(t, server, false, delegationsOf(roleOf{"npm", kn, []string{"npm/*"}}, roleOf{"A", ka, []string{"*"}}))
 	putRole(t, server, "npm", sn, delegationsOf(roleOf{"C", kn, []string{"x"}}), nil)
 	putRole(t, server, "A", sa, delegationsOf(roleOf{"C", kc, []string{"*"}}), nil)
 	putRole(t, server, "C", sn, nil, map[string][]byte{RootTarget: evil}) // by npm's key alone
@@ -205,7 +205,7 @@ func TestRepositoryDelegatedFreeze(t *testing.T) {
 		server := tufrepo.New(t, targetOf(t, "P-256"))
 		root := server.PublishRoot(t)
 		_, kn, _, sn := newRoleKey()
-		r3top(t, server, true, delegationsOf(roleOf{"npm", kn, []string{"npm/*"}}))
+		topRole(t, server, true, delegationsOf(roleOf{"npm", kn, []string{"npm/*"}}))
 		if how == "many roles" {
 			var all []roleOf
 			for i := range 40 {
@@ -253,7 +253,7 @@ func TestRepositoryTransientIsWithdrawal(t *testing.T) {
 	server := tufrepo.New(t, targetOf(t, "P-256"))
 	root := server.PublishRoot(t)
 	_, kn, _, sn := newRoleKey()
-	r3top(t, server, true, delegationsOf(roleOf{"npm", kn, []string{"npm/*"}}))
+	topRole(t, server, true, delegationsOf(roleOf{"npm", kn, []string{"npm/*"}}))
 	putRole(t, server, "npm", sn, nil, map[string][]byte{"npm/k": []byte("k")})
 	c := copyOf(t, server, root)
 	c.update()
@@ -290,7 +290,7 @@ func TestRepositorySuppressedByOther(t *testing.T) {
 	_, ka, _, sa := newRoleKey()
 	_, kb, _, sb := newRoleKey()
 	_, kc, _, sc := newRoleKey()
-	r3top(t, server, true, delegationsOf(roleOf{"A", ka, []string{"a/*"}}, roleOf{"B", kb, []string{"b/*"}}))
+	topRole(t, server, true, delegationsOf(roleOf{"A", ka, []string{"a/*"}}, roleOf{"B", kb, []string{"b/*"}}))
 	putRole(t, server, "A", sa, delegationsOf(roleOf{"C", ka, []string{"a/*"}}), nil)
 	putRole(t, server, "B", sb, delegationsOf(roleOf{"C", kc, []string{"b/*"}}), nil)
 	putRole(t, server, "C", sc, nil, map[string][]byte{"b/x": []byte("x")})
@@ -336,7 +336,7 @@ func TestRepositoryHeldElderLost(t *testing.T) {
 	fail := true
 	mid := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if fail && r.URL.Path == "/3.root.json" {
-			http.Error(w, "", 502)
+			http.Error(w, "", http.StatusBadGateway)
 			return
 		}
 		proxy.ServeHTTP(w, r)
