@@ -184,7 +184,7 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms, requests_per_second: 1000}]
 					strings.Contains(problem(d), step.problem) && s.MirrorSize == 1000 && (step.problem != "" || s.UpstreamState == "live")
 			}
 			for n := 0; !settled(); n++ {
-				if time.Sleep(10 * time.Millisecond); n == 1000 {
+				if time.Sleep(10 * time.Millisecond); n == 6000 {
 					t.Fatalf("step %d, restarted %v: the log has the problem %q, want %q: %+v, %+v", i, restarted, problem(d), step.problem, d.logs[0].statuses()[0], d.status().TUF.Problem)
 				}
 			}
@@ -245,7 +245,7 @@ logs: [{name: log, url: 'http://127.0.0.1:1', origin: log.example}]
 	})
 	holds := func(n int) {
 		t.Helper()
-		for range 500 {
+		for range 3000 {
 			var out bytes.Buffer
 			if run(t.Context(), []string{"trust", "show", "--list", "--config", file}, &out, io.Discard) == 0 && strings.Count(out.String(), "\n") == n {
 				return
