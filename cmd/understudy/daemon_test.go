@@ -100,6 +100,30 @@ func TestKeyComesLate(t *testing.T) {
 	running.Wait()
 }
 
+// openDaemon makes the daemon of a configuration; the other function closes its database.
+func openDaemon(t *testing.T, c *Config) (*daemon, func()) {
+	t.Helper()
+	keys, err := newKeyring(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := c.openOrCreate(storage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		db.Close()
+		t.Fatal(err)
+	}
+	return d, func() {
+		t.Helper()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // wantListed demands that /logs and ListLogs say why a log is not followed.
 func wantListed(t *testing.T, d *daemon, name, problem string) {
 	t.Helper()
@@ -198,19 +222,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := newKeyring(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db, err := c.openOrCreate(storage.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, closeDB := openDaemon(t, c)
+	defer closeDB()
 	if err := d.tuf.Update(t.Context()); err != nil {
 		t.Fatal(err)
 	}

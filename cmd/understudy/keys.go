@@ -193,9 +193,7 @@ func (c *Config) heldRoot(ctx context.Context, db *storage.DB) (root *trust.Root
 	if err != nil {
 		return nil, err
 	}
-	now, cancel := context.WithCancel(ctx)
-	cancel() // it does not wait for a newer one
-	return repository.TrustedRoot(now)
+	return repository.CurrentRoot()
 }
 
 // repository is what the copy of the TUF repository is made from.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,7 +16,6 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/tuf"
 
 	"github.com/understudy-log/understudy/mirror/trust"
-	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/test/process"
 	"github.com/understudy-log/understudy/test/tufrepo"
 )
@@ -42,18 +40,7 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms}]
 		t.Fatal(err)
 	}
 	for _, restarted := range []bool{false, true} {
-		keys, err := newKeyring(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		db, err := c.openOrCreate(storage.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		d, closeDB := openDaemon(t, c)
 		l, err := listen(c)
 		if err != nil {
 			t.Fatal(err)
@@ -97,9 +84,7 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms}]
 		}
 		stop()
 		running.Wait()
-		if err := db.Close(); err != nil {
-			t.Fatal(err)
-		}
+		closeDB()
 	}
 }
 
@@ -132,17 +117,8 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms, requests_per_second: 1000}]
 	}
 	var d *daemon
 	start := func() (stop func()) {
-		keys, err := newKeyring(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		db, err := c.openOrCreate(storage.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if d, err = newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler)); err != nil {
-			t.Fatal(err)
-		}
+		var closeDB func()
+		d, closeDB = openDaemon(t, c)
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { d.follow(ctx) })
@@ -154,9 +130,7 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms, requests_per_second: 1000}]
 		return func() {
 			cancel()
 			running.Wait()
-			if err := db.Close(); err != nil {
-				t.Fatal(err)
-			}
+			closeDB()
 		}
 	}
 	stop := start()

@@ -180,7 +180,7 @@ func (r *Repository) failed(problem *RepositoryError, now time.Time) {
 		r.state.since = now
 	}
 	if old := r.state.problem; old == nil || old.Reason != problem.Reason || old.File != problem.File {
-		r.cfg.Logger.Warn("the TUF repository cannot be updated; the last good version stays served, and it is tried again",
+		r.cfg.Logger.Warn("the copy of the TUF repository cannot be updated; what is held stays served, and it is tried again",
 			"url", r.cfg.URL, "reason", problem.Reason, "error", problem)
 	}
 	r.state.problem = problem
@@ -214,20 +214,32 @@ func (r *Repository) Target(name string) []byte {
 	return s.files[s.Targets[name]].Data
 }
 
-// TrustedRoot returns the TrustedRoot of the newest version, and waits until there is one that
-// no client would refuse for its age.
+// CurrentRoot returns the TrustedRoot of the newest version. The error says why clients would
+// take none from it.
+func (r *Repository) CurrentRoot() (*Root, error) {
+	data := r.Target(RootTarget)
+	expired, isExpired := r.Status().Expired(time.Now())
+	switch {
+	case data == nil:
+		return nil, fmt.Errorf("the copy of the TUF repository %s has no trusted root yet", r.cfg.URL)
+	case isExpired:
+		return nil, fmt.Errorf("the %s metadata in the copy of the TUF repository %s expired at %s", expired.Name, r.cfg.URL, expired.Expires.UTC().Format(time.RFC3339))
+	}
+	return ParseRoot(data)
+}
+
+// TrustedRoot is CurrentRoot, and waits until there is one.
 func (r *Repository) TrustedRoot(ctx context.Context) (*Root, error) {
 	for {
 		changed := r.Changed()
-		data := r.Target(RootTarget)
-		_, expired := r.Status().Expired(time.Now())
-		if data != nil && !expired {
-			return ParseRoot(data)
+		root, err := r.CurrentRoot()
+		if err == nil {
+			return root, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the copy of the TUF repository %s has no valid trusted root yet: %w", r.cfg.URL, ctx.Err())
+			return nil, err
 		}
 	}
 }

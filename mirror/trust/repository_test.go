@@ -203,6 +203,33 @@ func TestRepository(t *testing.T) {
 	}
 }
 
+// TestCurrentRoot: the trusted root is there as long as clients would take it, and then the error
+// says what has expired.
+func TestCurrentRoot(t *testing.T) {
+	server := tufrepo.New(t, targetOf(t, "P-256"))
+	c := copyOf(t, server, server.PublishRoot(t))
+	wants := func(problem string) {
+		t.Helper()
+		root, err := c.CurrentRoot()
+		if problem == "" && (err != nil || opens(t, root) != "P-256") || problem != "" && (err == nil || !strings.Contains(err.Error(), problem)) {
+			t.Errorf("%v, want %q", err, problem)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, waited := c.TrustedRoot(ended); (waited == nil) != (err == nil) {
+			t.Errorf("with a context that has ended: %v, not %v", waited, err)
+		}
+	}
+	wants("has no trusted root yet")
+	c.update()
+	wants("")
+	server.Publish(t, targetOf(t, "P-256"), time.Now().Add(300*time.Millisecond))
+	c.update()
+	wants("")
+	time.Sleep(400 * time.Millisecond)
+	wants("the timestamp metadata in the copy of the TUF repository " + server.URL + " expired at")
+}
+
 // TestRepositoryElderRoots: a copy that begins at a late root has the earlier ones, too, if they
 // are vouched for.
 func TestRepositoryElderRoots(t *testing.T) {
