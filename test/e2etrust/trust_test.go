@@ -6,6 +6,7 @@ package e2etrust
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,6 +90,16 @@ func (w *world) start() {
 	w.Helper()
 	w.daemon = must(process.Start(w.config+".log", w.binary, "serve", "--config", w.config))
 	w.Cleanup(w.daemon.Kill)
+	// "status" reads the data of a daemon that does not run yet, and must not be in its way.
+	if err := w.daemon.Until(w.Context(), func(context.Context) error {
+		answer, err := http.Get(w.admin + "/healthz")
+		if err == nil {
+			answer.Body.Close()
+		}
+		return err
+	}); err != nil {
+		w.Fatal(err)
+	}
 }
 
 // status waits until `understudy status` says something.
