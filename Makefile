@@ -1,9 +1,9 @@
 # The targets of this project. `make help` lists them.
 #
 # Needs Go, git and make; nothing else. Programs that tests run are built from the
-# pinned list test/tools.txt into .tools/bin. What `make check` and `make e2e-v1` want
-# beyond that (a C compiler, protoc, promtool, MariaDB) is skipped with a notice where
-# it is missing, but never under CI=true.
+# pinned list test/tools.txt into .tools/bin. What `make check`, `make e2e-v1` and
+# `make e2e-trust` want beyond that (a C compiler, protoc, promtool, MariaDB, Node) is
+# skipped with a notice where it is missing, but never under CI=true.
 
 GO  ?= go
 BIN := .tools/bin
@@ -45,6 +45,7 @@ e2e-v1: ## real clients of Rekor v1 against a real Rekor v1, and a mirror alone 
 
 .PHONY: e2e-trust
 e2e-trust: ## real clients that take Sigstore's trust material from a mirror alone
+	@command -v node >/dev/null || { $(call skip,sigstore-js: there is no node (Debian: nodejs)); }
 	$(GO) run ./test/tools cosign
 	$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
 	UNDERSTUDY_E2E_TRUST=1 $(GO) test -count=1 -timeout 10m ./test/e2etrust

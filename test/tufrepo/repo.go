@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,7 @@ func New(t testing.TB, target []byte) *Repo {
 		case !ok:
 			http.NotFound(w, req)
 		default:
+			w.Header().Set("Content-Length", strconv.Itoa(len(data))) // as a file server does
 			w.Write(data)
 		}
 	}))
