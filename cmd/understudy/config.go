@@ -39,6 +39,8 @@ type Config struct {
 	TrustedRoot string `yaml:"trusted_root"`
 	// TUF is the TUF repository that is mirrored, and served at /tuf/; nil is none.
 	TUF *TUFConfig `yaml:"tuf"`
+	// Trust is the TUF repository of our own, served at /trust/; nil is none.
+	Trust *TrustConfig `yaml:"trust"`
 	// StaleAfter is the checkpoint age from which answers are called stale.
 	StaleAfter Duration `yaml:"stale_after"`
 	// Contact stands in the User-Agent, so that the operator of an upstream can
@@ -60,6 +62,20 @@ type TUFConfig struct {
 	Root string `yaml:"root"`
 	// Poll is the time between updates.
 	Poll Duration `yaml:"poll"`
+}
+
+// TrustConfig is the TUF repository of our own: what "understudy trust" made.
+type TrustConfig struct {
+	// Repository is the folder with what was signed offline.
+	Repository string `yaml:"repository"`
+	// SnapshotKey and TimestampKey sign what the daemon signs: files of encrypted PKCS #8, or keys
+	// of a key management service.
+	SnapshotKey  string `yaml:"snapshot_key"`
+	TimestampKey string `yaml:"timestamp_key"`
+	// PassphraseFile has the passphrase of both.
+	PassphraseFile string `yaml:"passphrase_file"`
+	// TimestampLifetime is how long a timestamp is good; it is signed anew after a seventh of that.
+	TimestampLifetime Duration `yaml:"timestamp_lifetime"`
 }
 
 // Listen holds the addresses to serve on, each "host:port".
@@ -258,6 +274,13 @@ func parseConfig(name string, data []byte) (*Config, error) {
 	if c.TUF != nil {
 		c.TUF.Root = relativeTo(dir, c.TUF.Root)
 	}
+	if c.Trust != nil {
+		for _, path := range []*string{&c.Trust.Repository, &c.Trust.SnapshotKey, &c.Trust.TimestampKey, &c.Trust.PassphraseFile} {
+			if !isKMS(*path) {
+				*path = relativeTo(dir, *path)
+			}
+		}
+	}
 	for i := range c.Logs {
 		log := &c.Logs[i]
 		if !isInlineKey(log.PublicKey) {
@@ -307,6 +330,9 @@ func (c *Config) complete() error {
 	if err := c.completeTUF(); err != nil {
 		return err
 	}
+	if err := c.completeTrust(); err != nil {
+		return err
+	}
 	if len(c.Logs) == 0 {
 		return c.mistake("no log to mirror; \"logs\" must list at least one", "logs")
 	}
@@ -342,6 +368,27 @@ func (c *Config) completeTUF() error {
 		return c.mistake(fmt.Sprintf("%q is not the address of a TUF repository; write it like https://tuf-repo-cdn.sigstore.dev", c.TUF.URL), "tuf", "url")
 	case c.TUF.URL != "" && c.TUF.Root == "":
 		return c.mistake("a TUF repository of its own needs \"root\", a file with one of its root.json to begin with", "tuf", "url")
+	}
+	return nil
+}
+
+func (c *Config) completeTrust() error {
+	t := c.Trust
+	if t == nil {
+		return nil
+	}
+	setDefault(&t.TimestampLifetime, Duration(7*24*time.Hour))
+	for _, part := range []struct{ key, value, what string }{
+		{"repository", t.Repository, "the folder that \"understudy trust init\" made"},
+		{"snapshot_key", t.SnapshotKey, "the key that signs snapshots"},
+		{"timestamp_key", t.TimestampKey, "the key that signs timestamps"},
+	} {
+		if part.value == "" {
+			return c.mistake(fmt.Sprintf("a TUF repository of our own without %q, %s", part.key, part.what), "trust")
+		}
+	}
+	if t.PassphraseFile == "" && !(isKMS(t.SnapshotKey) && isKMS(t.TimestampKey)) {
+		return c.mistake("the keys are encrypted: \"passphrase_file\" is the file with their passphrase", "trust")
 	}
 	return nil
 }

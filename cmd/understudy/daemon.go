@@ -3,9 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,6 +21,7 @@ import (
 	"github.com/understudy-log/understudy/cmd/internal/rpc"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/trust/publish"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -36,7 +34,10 @@ type daemon struct {
 	logger   *slog.Logger
 	registry *prometheus.Registry
 	logs     []*follower
-	tuf      *trust.Repository // nil if none is configured
+	tuf      *trust.Repository  // the copy of the TUF repository; nil if none is configured
+	own      *publish.Publisher // the TUF repository of our own; nil if none is configured
+
+	tufMetrics *trust.Metrics
 
 	known sync.Map // keys ([]trust.Key) of logs by origin, once they are known
 }
@@ -88,8 +89,9 @@ func (f *follower) unkeyed(err error) {
 // newDaemon opens the tree of every configured log.
 func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest, logger *slog.Logger) (*daemon, error) {
 	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry()}
+	d.tufMetrics = trust.NewMetrics(d.registry)
 	d.registerMetrics()
-	if err := d.openTUF(); err != nil {
+	if err := errors.Join(d.openTUF(), d.openTrust()); err != nil {
 		return nil, err
 	}
 	metrics := mirror.NewMetrics(d.registry)
@@ -112,24 +114,6 @@ func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest,
 		logger.Warn("the data directory holds logs that are not configured; they are kept, but neither followed nor served", "origins", held)
 	}
 	return d, nil
-}
-
-// openTUF opens the copy of the TUF repository, if one is configured. The trusted root comes out
-// of it then, unless a file has it.
-func (d *daemon) openTUF() error {
-	if d.config.TUF == nil {
-		return nil
-	}
-	cfg, err := d.config.repository(d.db)
-	if err != nil {
-		return err
-	}
-	cfg.Logger, cfg.Metrics = d.logger, trust.NewMetrics(d.registry)
-	if d.tuf, err = trust.NewRepository(cfg); err != nil {
-		return err
-	}
-	d.keys.fetchRoot = func(ctx context.Context, _ string) (*trust.Root, error) { return d.tuf.TrustedRoot(ctx) }
-	return nil
 }
 
 // newFollower opens or makes the tree of one log. A tree that is damaged stops that
@@ -222,44 +206,6 @@ func (d *daemon) setKeys(f *follower, found foundKeys) {
 	}
 }
 
-// trustMoves says whether the trusted root comes out of a copy of a TUF repository, where it
-// changes by itself.
-func (d *daemon) trustMoves() bool { return d.tuf != nil && d.config.TrustedRoot == "" }
-
-// confirm remembers the keys under which a log is followed, and refuses others: a key that the
-// trust material withdraws or replaces ends the trust in that log until the operator has looked.
-func (d *daemon) confirm(origin string, keys []trust.Key) error {
-	name := "keys of " + origin
-	raw, err := d.db.Record(name)
-	if err != nil {
-		return err
-	}
-	var had, has []string
-	if raw != nil {
-		if err := json.Unmarshal(raw, &had); err != nil {
-			return fmt.Errorf("the keys under which %s was followed cannot be read: %w", origin, err)
-		}
-	}
-	for _, key := range keys {
-		id := sha256.Sum256(key.SPKI())
-		has = append(has, hex.EncodeToString(id[:]))
-	}
-	slices.Sort(has)
-	has = slices.Compact(has)
-	for _, id := range had {
-		if !slices.Contains(has, id) {
-			return fmt.Errorf("the trust material of the TUF repository has withdrawn or changed the key (SHA-256 %s) under which %s was followed: ask the log's owners, and give the key that is right as its public_key", id, origin)
-		}
-	}
-	if slices.Equal(had, has) {
-		return nil
-	}
-	if raw, err = json.Marshal(has); err != nil {
-		return err
-	}
-	return d.db.PutRecord(name, raw)
-}
-
 func (d *daemon) registerMetrics() {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "understudy_build_info",
@@ -282,7 +228,7 @@ func (d *daemon) registerMetrics() {
 func (d *daemon) run(ctx context.Context, l *listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), TUF: d.tuf, Logger: d.logger, Registerer: d.registry})
+		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), TUF: d.tuf, Trust: d.own, Logger: d.logger, Registerer: d.registry})
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
@@ -297,6 +243,9 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 	group.Go(func() error { d.follow(ctx); return nil })
 	if d.tuf != nil {
 		group.Go(func() error { return d.tuf.Run(ctx) })
+	}
+	if d.own != nil {
+		group.Go(func() error { return d.own.Run(ctx) })
 	}
 	err := group.Wait()
 	d.logger.Info("stopped")
@@ -391,22 +340,6 @@ func (d *daemon) follow(ctx context.Context) {
 	}
 }
 
-// newTrust waits for another trusted root, and makes it the one that counts. It returns false
-// when ctx has ended.
-func (d *daemon) newTrust(ctx context.Context) bool {
-	for {
-		changed := d.tuf.Changed()
-		if data := d.tuf.Target(trust.RootTarget); data != nil && d.keys.use(data) {
-			return true
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
 // running is something that runs until it is stopped.
 type running struct {
 	cancel context.CancelFunc
@@ -452,6 +385,9 @@ func (d *daemon) status() rest.Status {
 	if d.tuf != nil {
 		status := d.tuf.Status()
 		s.TUF = &status
+	}
+	if d.own != nil {
+		s.Trust = &rest.TrustStatus{RepositoryStatus: d.own.Status(), Behind: d.behind()}
 	}
 	return s
 }

@@ -29,6 +29,16 @@ listen:
 # root comes out of it, too. Another repository needs url, and root: one of its root.json.
 #tuf: {poll: 1h}
 
+# A TUF repository of your own, served at /trust/ of listen.http: it lives on when Sigstore's cannot be
+# reached for weeks. "understudy trust init" makes it, and its keys; "understudy trust sign" signs what
+# clients trust, offline. The daemon signs snapshots and timestamps, so it has these two keys alone.
+#trust:
+#  repository: trust/repository
+#  snapshot_key: trust/keys/snapshot.pem
+#  timestamp_key: trust/keys/timestamp.pem
+#  passphrase_file: trust/keys/online.passphrase
+#  #timestamp_lifetime: 168h          # signed anew after a seventh of it
+
 # From this checkpoint age on, answers say that they are stale.
 #stale_after: 24h
 

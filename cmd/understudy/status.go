@@ -207,7 +207,13 @@ func statusText(s rest.Status) string {
 	}
 	fmt.Fprintf(&b, "understudy %s in %s: %s, %s on disk\n", s.Version, s.DataDir, state, bytesText(s.StorageBytes))
 	if s.TUF != nil {
-		b.WriteString(tufText(s.TUF, time.Now()))
+		b.WriteString(tufText("TUF repository", s.TUF, time.Now()))
+	}
+	if s.Trust != nil {
+		b.WriteString(tufText("TUF repository of our own", &s.Trust.RepositoryStatus, time.Now()))
+		if s.Trust.Behind {
+			b.WriteString("  behind    Sigstore has another TrustedRoot than was signed here: \"understudy trust export\", then \"understudy trust sign\"\n")
+		}
 	}
 	for _, log := range s.Logs {
 		fmt.Fprintf(&b, "\n%s (%s)\n", log.Name, log.Origin)
@@ -252,12 +258,15 @@ func statusText(s rest.Status) string {
 	return b.String()
 }
 
-// tufText is the status of the copy of the TUF repository, at a time.
-func tufText(s *trust.RepositoryStatus, now time.Time) string {
+// tufText is the status of a TUF repository, at a time.
+func tufText(title string, s *trust.RepositoryStatus, now time.Time) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\nTUF repository (%s)\n", s.URL)
+	fmt.Fprintf(&b, "\n%s (%s)\n", title, s.URL)
 	for _, role := range s.Roles {
 		left := "expires in " + seconds(role.Expires.Sub(now).Seconds())
+		if days := int(role.Expires.Sub(now).Hours() / 24); days > 14 {
+			left = fmt.Sprintf("expires in %d days", days)
+		}
 		if !now.Before(role.Expires) {
 			left = "EXPIRED " + seconds(now.Sub(role.Expires).Seconds()) + " ago: clients refuse it"
 		}
@@ -302,18 +311,31 @@ func statusLines(s rest.Status) string {
 		}
 		b.WriteByte('\n')
 	}
-	if t := s.TUF; t != nil {
-		fmt.Fprintf(&b, "%s TUF repository:", time.Now().UTC().Format(time.RFC3339))
-		for _, role := range t.Roles {
-			fmt.Fprintf(&b, " %s %d until %s,", role.Name, role.Version, role.Expires.UTC().Format(time.RFC3339))
+	if s.TUF != nil {
+		b.WriteString(tufLine("TUF repository", s.TUF) + "\n")
+	}
+	if s.Trust != nil {
+		b.WriteString(tufLine("TUF repository of our own", &s.Trust.RepositoryStatus))
+		if s.Trust.Behind {
+			b.WriteString(", behind")
 		}
-		problem := "none"
-		if t.Problem != nil {
-			problem = t.Problem.Reason
-		}
-		fmt.Fprintf(&b, " problem %s\n", problem)
+		b.WriteByte('\n')
 	}
 	return b.String()
+}
+
+// tufLine is the status of a TUF repository in one line.
+func tufLine(title string, s *trust.RepositoryStatus) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s:", time.Now().UTC().Format(time.RFC3339), title)
+	for _, role := range s.Roles {
+		fmt.Fprintf(&b, " %s %d until %s,", role.Name, role.Version, role.Expires.UTC().Format(time.RFC3339))
+	}
+	problem := "none"
+	if s.Problem != nil {
+		problem = s.Problem.Reason
+	}
+	return b.String() + " problem " + problem
 }
 
 // share is the part of the newest checkpoint's tree that is held, from 0 to 1.

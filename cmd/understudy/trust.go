@@ -22,11 +22,11 @@ import (
 func newTrustCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trust",
-		Short: "Show the trust material of the TUF repository, now or as of a time",
+		Short: "Trust material: show it, export it, and sign a TUF repository of your own",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newTrustShowCommand())
+	cmd.AddCommand(newTrustShowCommand(), newTrustExportCommand(), newTrustInitCommand(), newTrustSignCommand(), newTrustRotateCommand())
 	return cmd
 }
 

@@ -272,10 +272,10 @@ TUF repository (https://tuf.example)
   checked   200h0m0s ago
   problem   unreachable: timestamp.json: no route
 `
-	if got := tufText(&s, now); got != want {
+	if got := tufText("TUF repository", &s, now); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
-	if got := tufText(&trust.RepositoryStatus{URL: "https://tuf.example"}, now); got != "\nTUF repository (https://tuf.example)\n  held      nothing yet\n" {
+	if got := tufText("TUF repository", &trust.RepositoryStatus{URL: "https://tuf.example"}, now); got != "\nTUF repository (https://tuf.example)\n  held      nothing yet\n" {
 		t.Errorf("got %s", got)
 	}
 }

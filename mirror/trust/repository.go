@@ -40,6 +40,9 @@ type RepositoryConfig struct {
 	HTTPClient *http.Client
 	Logger     *slog.Logger
 	Metrics    *Metrics
+	// Label says in metrics which repository it is; empty is "upstream". Name is what it is called
+	// elsewhere; empty is its URL.
+	Label, Name string
 }
 
 // Repository is a verified copy of a TUF repository. It follows upstream as a client does
@@ -78,7 +81,8 @@ func NewRepository(cfg RepositoryConfig) (*Repository, error) {
 	if _, err := metadata.Root().FromBytes(cfg.Root); err != nil {
 		return nil, fmt.Errorf("root of the TUF repository %s: %w", cfg.URL, err)
 	}
-	cfg.Poll = cmp.Or(cfg.Poll, time.Hour)
+	cfg.Name = cmp.Or(cfg.Name, cfg.URL)
+	cfg.Poll, cfg.Label = cmp.Or(cfg.Poll, time.Hour), cmp.Or(cfg.Label, "upstream")
 	if cfg.HTTPClient == nil {
 		cfg.HTTPClient = &http.Client{}
 	}
@@ -154,26 +158,26 @@ func (r *Repository) commit(next *served, now time.Time) error {
 	renewed := !before.same(next)
 	next.history, next.floor = before.history.with(&next.version), floorOf(next.Roles)
 	if err := r.keep(next, renewed, now); err != nil {
-		return fmt.Errorf("keep the TUF repository %s: %w", r.cfg.URL, err)
+		return fmt.Errorf("keep the TUF repository %s: %w", r.cfg.Name, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.state.problem != nil {
-		r.cfg.Logger.Info("the TUF repository can be updated again", "url", r.cfg.URL, "after", now.Sub(r.state.since).Round(time.Second))
+		r.cfg.Logger.Info("the TUF repository can be updated again", "repository", r.cfg.Name, "after", now.Sub(r.state.since).Round(time.Second))
 	}
 	r.state = attempts{checked: now}
 	if renewed {
 		r.served.Store(next)
 		close(r.changed)
 		r.changed = make(chan struct{})
-		r.cfg.Logger.Info("a new version of the TUF repository is verified and kept", "url", r.cfg.URL, "roles", next.roles())
+		r.cfg.Logger.Info("a new version of the TUF repository is verified and kept", "repository", r.cfg.Name, "roles", next.roles())
 	}
 	return nil
 }
 
 // failed notes why an update failed; it is said once, and again when the reason changes.
 func (r *Repository) failed(problem *RepositoryError, now time.Time) {
-	r.cfg.Metrics.failed(problem)
+	r.cfg.Metrics.failed(r, problem)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.state.problem == nil {
@@ -181,7 +185,7 @@ func (r *Repository) failed(problem *RepositoryError, now time.Time) {
 	}
 	if old := r.state.problem; old == nil || old.Reason != problem.Reason || old.File != problem.File {
 		r.cfg.Logger.Warn("the copy of the TUF repository cannot be updated; what is held stays served, and it is tried again",
-			"url", r.cfg.URL, "reason", problem.Reason, "error", problem)
+			"repository", r.cfg.Name, "reason", problem.Reason, "error", problem)
 	}
 	r.state.problem = problem
 }
@@ -221,9 +225,9 @@ func (r *Repository) CurrentRoot() (*Root, error) {
 	expired, isExpired := r.Status().Expired(time.Now())
 	switch {
 	case data == nil:
-		return nil, fmt.Errorf("the copy of the TUF repository %s has no trusted root yet", r.cfg.URL)
+		return nil, fmt.Errorf("the copy of the TUF repository %s has no trusted root yet", r.cfg.Name)
 	case isExpired:
-		return nil, fmt.Errorf("the %s metadata in the copy of the TUF repository %s expired at %s", expired.Name, r.cfg.URL, expired.Expires.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("the %s metadata in the copy of the TUF repository %s expired at %s", expired.Name, r.cfg.Name, expired.Expires.UTC().Format(time.RFC3339))
 	}
 	return ParseRoot(data)
 }
@@ -284,7 +288,7 @@ func (r *Repository) Status() RepositoryStatus {
 	state := r.state
 	r.mu.Unlock()
 	s := r.served.Load()
-	status := RepositoryStatus{URL: r.cfg.URL, Roles: s.Roles}
+	status := RepositoryStatus{URL: r.cfg.Name, Roles: s.Roles}
 	if !s.Seen.IsZero() {
 		status.Seen = &s.Seen
 	}
@@ -308,6 +312,7 @@ const (
 	ReasonTooLong     = "too_long"    // more bytes than anything of its kind may have
 	ReasonMissing     = "missing"     // metadata names what is not there
 	ReasonMalformed   = "malformed"   // it cannot be read
+	ReasonUnsigned    = "unsigned"    // of our own: something has to be signed, or signed otherwise
 )
 
 // RepositoryError says why an update of a TUF repository was refused.

@@ -151,7 +151,7 @@ func (u *updating) elderRoots() error {
 	if err != nil && err.Error() != u.elders { // what is newer is good all the same
 		u.elders = err.Error()
 		u.cfg.Logger.Info("older roots of the TUF repository cannot be had; clients that begin before the first one kept are not served",
-			"url", u.cfg.URL, "first", version, "error", err)
+			"repository", u.cfg.Name, "first", version, "error", err)
 	}
 	return nil
 }

@@ -252,11 +252,11 @@ func (u *updating) targets() error {
 			}
 			u.next, visit = before, queue
 			delete(u.trusted.Targets, d.role)
-			u.cfg.Logger.Warn("a delegated role of the TUF repository cannot be copied now; clients that ask for its targets may fail, others do not", "url", u.cfg.URL, "role", d.role, "error", err)
+			u.cfg.Logger.Warn("a delegated role of the TUF repository cannot be copied now; clients that ask for its targets may fail, others do not", "repository", u.cfg.Name, "role", d.role, "error", err)
 		}
 	}
 	if len(visit) > 0 {
-		u.cfg.Logger.Warn("the TUF repository delegates to too many roles; the others are not copied", "url", u.cfg.URL, "most", maxDelegations)
+		u.cfg.Logger.Warn("the TUF repository delegates to too many roles; the others are not copied", "repository", u.cfg.Name, "most", maxDelegations)
 	}
 	u.resolve()
 	return nil
@@ -362,11 +362,17 @@ func (u *updating) targetFiles(name string, meta *metadata.TargetFiles) []string
 		return []string{"targets/" + escaped(name)}
 	}
 	var files []string
-	dir, base := path.Split(name)
 	for _, algorithm := range slices.Sorted(maps.Keys(meta.Hashes)) {
-		files = append(files, "targets/"+escaped(dir+hex.EncodeToString(meta.Hashes[algorithm])+"."+base))
+		files = append(files, TargetFile(name, meta.Hashes[algorithm]))
 	}
 	return files
+}
+
+// TargetFile is the path of a target below the URL of a repository with consistent snapshots
+// (specification, section 5.7.3).
+func TargetFile(name string, hash []byte) string {
+	dir, base := path.Split(name)
+	return "targets/" + escaped(dir+hex.EncodeToString(hash)+"."+base)
 }
 
 // target takes a file that a role names.

@@ -158,7 +158,7 @@ func (r *Repository) load() (*served, time.Time, error) {
 	var checked time.Time
 	lost := func(err error) error {
 		if errors.As(err, new(*storage.DamageError)) {
-			r.cfg.Logger.Error("a part of the copy of the TUF repository is damaged; it is fetched again", "url", r.cfg.URL, "error", err)
+			r.cfg.Logger.Error("a part of the copy of the TUF repository is damaged; it is fetched again", "repository", r.cfg.Name, "error", err)
 			return nil
 		}
 		return err

@@ -40,6 +40,11 @@ type world struct {
 	config string
 	daemon *process.Process
 	binary string
+
+	// Of a repository of our own, if there is one.
+	ownURL string
+	export string // folder that was exported
+	proxy  string // URL of a proxy that leads to the log of our own
 }
 
 func newWorld(t *testing.T) *world {

@@ -129,6 +129,9 @@ func (l *Log) Restart(ctx context.Context) error {
 	return l.server.Until(ctx, func(ctx context.Context) error { return getOK(ctx, l.writeURL+"/healthz") })
 }
 
+// WriteURL is where the running server takes entries.
+func (l *Log) WriteURL() string { return l.writeURL }
+
 // Kill takes the whole log away at once, as a dead machine would: SIGKILL for the
 // server, and no more answers from the file server.
 func (l *Log) Kill() {

@@ -36,6 +36,17 @@ type Status struct {
 	Logs         []mirror.Status `json:"logs"`
 	// TUF is the copy of the TUF repository; nil if none is configured.
 	TUF *trust.RepositoryStatus `json:"tuf,omitempty"`
+	// Trust is the TUF repository of our own; nil if none is configured.
+	Trust *TrustStatus `json:"trust,omitempty"`
+}
+
+// TrustStatus is the state of the TUF repository of our own.
+type TrustStatus struct {
+	trust.RepositoryStatus
+
+	// Behind says that the copy of Sigstore's has another TrustedRoot than the one that was signed:
+	// it has to be signed again.
+	Behind bool `json:"behind"`
 }
 
 // BackupRequest is the body of POST /backup.

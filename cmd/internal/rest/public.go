@@ -19,6 +19,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/trust/publish"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -35,6 +36,7 @@ type PublicConfig struct {
 	Rekor      *mirror.Service         // what is served as Rekor v1; nil if none is mirrored
 	RekorLost  bool                    // one is mirrored, and cannot be served
 	TUF        *trust.Repository       // what is served at /tuf/; nil if none is mirrored
+	Trust      *publish.Publisher      // what is served at /trust/; nil if there is none
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -57,7 +59,8 @@ type public struct {
 //	/<origin hash>/tile/<L>/<N>[.p/<W>]         hash tiles
 //	/<origin hash>/tile/entries/<N>[.p/<W>]     entry bundles
 //	/api/v1/                                    Rekor v1's API for reading; see rekor.go
-//	/tuf/<file>, /tuf/targets/<hash>.<name>     the TUF repository
+//	/tuf/<file>, /tuf/targets/<hash>.<name>     the copy of the TUF repository
+//	/trust/<file>, and so on                    the TUF repository of our own
 //
 // Everything answers GET and HEAD. A client with more than 512 requests under way
 // gets 429.
@@ -92,12 +95,16 @@ func newPublic(c PublicConfig, service rekorService) http.Handler {
 		newRekorAPI(service, c.Logger, mux)
 		paths = append(paths, rekorPaths()...)
 	}
-	if c.TUF != nil { // no log has such a hash, which one mux cannot know
-		logs := mux
-		mux = http.NewServeMux()
-		mux.HandleFunc(tufRoute, serveTUF(c.TUF))
-		mux.Handle("/", logs)
-		paths = append(paths, tufRoute)
+	logs := mux
+	mux = http.NewServeMux() // one mux cannot know that no log has the hash "tuf"
+	mux.Handle("/", logs)
+	if c.TUF != nil {
+		mux.HandleFunc("/tuf/{path...}", serveTUF("/tuf/", c.TUF))
+		paths = append(paths, "/tuf/{path...}")
+	}
+	if c.Trust != nil {
+		mux.HandleFunc("/trust/{path...}", serveTUF("/trust/", c.Trust))
+		paths = append(paths, "/trust/{path...}")
 	}
 	return countRequests(c.Registerer, paths, limitRequests(newLimiter(maxRequests), mux))
 }

@@ -9,17 +9,14 @@ import (
 	"github.com/understudy-log/understudy/mirror/trust"
 )
 
-// tufRoute is the TUF repository: a client is told this address in place of Sigstore's.
-const tufRoute = "/tuf/{path...}"
-
 // tufFiles are the files of a TUF repository; nil is none.
 type tufFiles interface {
 	File(path string) (trust.File, bool)
 }
 
-// serveTUF serves the files of a TUF repository byte for byte. What has a version or a hash in
+// serveTUF serves the files of a TUF repository below a prefix, byte for byte. What has a version or a hash in
 // its name may be kept for ever; of the rest a client asks each time whether it has changed.
-func serveTUF(files tufFiles) http.HandlerFunc {
+func serveTUF(prefix string, files tufFiles) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -27,7 +24,7 @@ func serveTUF(files tufFiles) http.HandlerFunc {
 			http.Error(w, "the TUF repository is changed by its owners alone", http.StatusMethodNotAllowed)
 			return
 		}
-		path := escapedOnce(strings.TrimPrefix(r.URL.EscapedPath(), "/tuf/"))
+		path := escapedOnce(strings.TrimPrefix(r.URL.EscapedPath(), prefix))
 		f, ok := files.File(path)
 		if !ok {
 			h.Set("Cache-Control", "no-store") // the next root is asked for until it is there

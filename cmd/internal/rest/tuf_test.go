@@ -24,7 +24,7 @@ func (f fakeTUF) File(path string) (trust.File, bool) {
 // TestTUF: the bytes as they are, how long they may be kept, and nothing again that a client has.
 func TestTUF(t *testing.T) {
 	mux := http.NewServeMux()
-	mux.HandleFunc(tufRoute, serveTUF(fakeTUF{
+	mux.HandleFunc("/tuf/{path...}", serveTUF("/tuf/", fakeTUF{
 		"timestamp.json":                 {Data: []byte(`{"timestamp"}`), Hash: "aa"},
 		"3.root.json":                    {Data: []byte(`{"root"}`), Hash: "bb", Forever: true},
 		"targets/cc.trusted_root.json":   {Data: []byte(`{}`), Hash: "cc", Forever: true},
@@ -74,8 +74,8 @@ func TestTUF(t *testing.T) {
 // again with its tag.
 func BenchmarkTUF(b *testing.B) {
 	mux := http.NewServeMux()
-	mux.HandleFunc(tufRoute, serveTUF(fakeTUF{"timestamp.json": {Data: make([]byte, 800), Hash: "aa"}}))
-	h := countRequests(prometheus.NewRegistry(), []string{tufRoute}, limitRequests(newLimiter(maxRequests), mux))
+	mux.HandleFunc("/tuf/{path...}", serveTUF("/tuf/", fakeTUF{"timestamp.json": {Data: make([]byte, 800), Hash: "aa"}}))
+	h := countRequests(prometheus.NewRegistry(), []string{"/tuf/{path...}"}, limitRequests(newLimiter(maxRequests), mux))
 	server := httptest.NewServer(h)
 	defer server.Close()
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/trust/publish"
+)
+
+// openTUF opens the copy of the TUF repository, if one is configured. The trusted root comes out
+// of it then, unless a file has it.
+func (d *daemon) openTUF() error {
+	if d.config.TUF == nil {
+		return nil
+	}
+	cfg, err := d.config.repository(d.db)
+	if err != nil {
+		return err
+	}
+	cfg.Logger, cfg.Metrics = d.logger, d.tufMetrics
+	if d.tuf, err = trust.NewRepository(cfg); err != nil {
+		return err
+	}
+	d.keys.fetchRoot = func(ctx context.Context, _ string) (*trust.Root, error) { return d.tuf.TrustedRoot(ctx) }
+	return nil
+}
+
+// openTrust opens the TUF repository of our own, if one is configured.
+func (d *daemon) openTrust() (err error) {
+	t := d.config.Trust
+	if t == nil {
+		return nil
+	}
+	if d.own, err = publish.New(publish.Config{
+		DB: d.db, Dir: t.Repository, Lifetime: time.Duration(t.TimestampLifetime), Logger: d.logger, Metrics: d.tufMetrics,
+		Signers: func() (snapshot, timestamp signature.Signer, err error) {
+			p := passphrases{t.PassphraseFile}
+			if snapshot, err = openSigner(context.Background(), t.SnapshotKey, p); err == nil {
+				timestamp, err = openSigner(context.Background(), t.TimestampKey, p)
+			}
+			return snapshot, timestamp, err
+		},
+	}); err != nil {
+		return d.config.mistake(err.Error(), "trust", "repository")
+	}
+	flag := func(name, help string, is func() bool) {
+		d.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+			if is() {
+				return 1
+			}
+			return 0
+		}))
+	}
+	flag("understudy_trust_problem", "1 while the newest of our own TUF repository cannot be served.", func() bool { return d.own.Status().Problem != nil })
+	flag("understudy_trust_behind", "1 while the copy of Sigstore's TUF repository has another TrustedRoot than was signed into our own.", d.behind)
+	return nil
+}
+
+// trustMoves says whether the trusted root comes out of a copy of a TUF repository, where it
+// changes by itself.
+func (d *daemon) trustMoves() bool { return d.tuf != nil && d.config.TrustedRoot == "" }
+
+// confirm remembers the keys under which a log is followed, and refuses others: a key that the
+// trust material withdraws or replaces ends the trust in that log until the operator has looked.
+func (d *daemon) confirm(origin string, keys []trust.Key) error {
+	name := "keys of " + origin
+	raw, err := d.db.Record(name)
+	if err != nil {
+		return err
+	}
+	var had, has []string
+	if raw != nil {
+		if err := json.Unmarshal(raw, &had); err != nil {
+			return fmt.Errorf("the keys under which %s was followed cannot be read: %w", origin, err)
+		}
+	}
+	for _, key := range keys {
+		id := sha256.Sum256(key.SPKI())
+		has = append(has, hex.EncodeToString(id[:]))
+	}
+	slices.Sort(has)
+	has = slices.Compact(has)
+	for _, id := range had {
+		if !slices.Contains(has, id) {
+			return fmt.Errorf("the trust material of the TUF repository has withdrawn or changed the key (SHA-256 %s) under which %s was followed: ask the log's owners, and give the key that is right as its public_key", id, origin)
+		}
+	}
+	if slices.Equal(had, has) {
+		return nil
+	}
+	if raw, err = json.Marshal(has); err != nil {
+		return err
+	}
+	return d.db.PutRecord(name, raw)
+}
+
+// newTrust waits for another trusted root, and makes it the one that counts. It returns false
+// when ctx has ended.
+func (d *daemon) newTrust(ctx context.Context) bool {
+	for {
+		changed := d.tuf.Changed()
+		if data := d.tuf.Target(trust.RootTarget); data != nil && d.keys.use(data) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// behind says whether the newest TrustedRoot of the copy of Sigstore's repository is in ours: as it
+// is, or in the history of what ours is made of.
+func (d *daemon) behind() bool {
+	if d.tuf == nil || d.own == nil {
+		return false
+	}
+	newest := d.tuf.Target(trust.RootTarget)
+	return newest != nil && d.own.Target(trust.RootTarget) != nil && !d.own.HasTarget(newest)
+}

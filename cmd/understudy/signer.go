@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/youmark/pkcs8"
+	"golang.org/x/term"
+)
+
+// Keys are files of encrypted PKCS #8 (RFC 5958, PEM block ENCRYPTED PRIVATE KEY), each with its
+// public key beside it in NAME.pub, or names of keys in a key management service.
+
+const (
+	pemEncrypted = "ENCRYPTED PRIVATE KEY"
+	pemPublic    = "PUBLIC KEY"
+)
+
+// passphrases says how the passphrase of a key file is had.
+type passphrases struct {
+	file string // that has it; empty: the terminal is asked
+}
+
+// get returns the passphrase for a key; twice asks for it twice.
+func (p passphrases) get(key string, twice bool) ([]byte, error) {
+	if p.file != "" {
+		return readPassphrase(p.file)
+	}
+	tty := int(os.Stdin.Fd())
+	if !term.IsTerminal(tty) {
+		return nil, fmt.Errorf("the passphrase of %s: there is no terminal to ask for it; give a file that has it", key)
+	}
+	ask := func(text string) ([]byte, error) {
+		fmt.Fprintf(os.Stderr, text, key)
+		defer fmt.Fprintln(os.Stderr)
+		return term.ReadPassword(tty)
+	}
+	passphrase, err := ask("Passphrase of %s: ")
+	if err != nil || !twice {
+		return passphrase, err
+	}
+	again, err := ask("The same once more: ")
+	switch {
+	case err != nil:
+		return nil, err
+	case !bytes.Equal(passphrase, again):
+		return nil, errors.New("the two are not the same; nothing was written")
+	case len(passphrase) == 0:
+		return nil, errors.New("an empty passphrase protects nothing")
+	}
+	return passphrase, nil
+}
+
+func readPassphrase(file string) ([]byte, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the passphrase: %w", err)
+	}
+	if data = bytes.TrimRight(data, "\r\n"); len(data) == 0 {
+		return nil, fmt.Errorf("read the passphrase: %s is empty", file)
+	}
+	return data, nil
+}
+
+// isKMS says whether a key is one of a key management service.
+func isKMS(ref string) bool { return strings.Contains(ref, "://") }
+
+// openSigner opens a key to sign with.
+func openSigner(ctx context.Context, ref string, p passphrases) (signature.Signer, error) {
+	if isKMS(ref) {
+		return openKMS(ctx, ref)
+	}
+	block, err := readPEM(ref)
+	if err != nil {
+		return nil, err
+	}
+	switch block.Type {
+	case pemEncrypted:
+	case "PRIVATE KEY", "EC PRIVATE KEY":
+		return nil, fmt.Errorf("%s is not encrypted: encrypt it with \"openssl pkcs8 -topk8 -v2 aes-256-cbc\"", ref)
+	default:
+		return nil, fmt.Errorf("%s has a %s; it takes an %s", ref, block.Type, pemEncrypted)
+	}
+	passphrase, err := p.get(ref, false)
+	if err != nil {
+		return nil, err
+	}
+	private, _, err := pkcs8.ParsePrivateKey(block.Bytes, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("%s cannot be decrypted: %w; is the passphrase the right one?", ref, err)
+	}
+	signer, err := signature.LoadSigner(private, crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	return signer, nil
+}
+
+// openPublic returns the public key of a key, without its passphrase.
+func openPublic(ctx context.Context, ref string) (crypto.PublicKey, error) {
+	if isKMS(ref) {
+		signer, err := openKMS(ctx, ref)
+		if err != nil {
+			return nil, err
+		}
+		return signer.PublicKey()
+	}
+	block, err := readPEM(ref)
+	if err != nil {
+		return nil, err
+	}
+	if block.Type != pemPublic {
+		if block, err = readPEM(ref + ".pub"); err != nil {
+			return nil, fmt.Errorf("the public key of %s belongs beside it: %w", ref, err)
+		}
+	}
+	public, err := cryptoutils.UnmarshalPEMToPublicKey(pem.EncodeToMemory(block))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", ref, err)
+	}
+	return public, nil
+}
+
+func readPEM(name string) (*pem.Block, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read a key: %w", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return nil, fmt.Errorf("%s has no PEM block", name)
+	}
+	return block, nil
+}
+
+// keyCost makes each try at a passphrase cost some tenths of a second. OpenSSL reads it: it refuses
+// more than 32 MiB of memory.
+var keyCost = pkcs8.ScryptOpts{SaltSize: 16, CostParameter: 1 << 14, BlockSize: 8, ParallelizationParameter: 5}
+
+// makeKey makes an ECDSA key on P-256 and writes it, encrypted, with its public key beside it. It
+// never overwrites a file.
+func makeKey(file string, p passphrases) (signature.Signer, error) {
+	if _, err := os.Stat(file); err == nil {
+		return nil, fmt.Errorf("%s is there already, and is not overwritten", file)
+	}
+	passphrase, err := p.get(file, true)
+	if err != nil {
+		return nil, err
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := pkcs8.MarshalPrivateKey(private, passphrase, &pkcs8.Opts{Cipher: pkcs8.AES256CBC, KDFOpts: keyCost})
+	if err != nil {
+		return nil, err
+	}
+	public, err := cryptoutils.MarshalPublicKeyToPEM(private.Public())
+	if err != nil {
+		return nil, err
+	}
+	if err := writeSecret(file, pem.EncodeToMemory(&pem.Block{Type: pemEncrypted, Bytes: der})); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(file+".pub", public, 0o644); err != nil {
+		return nil, err
+	}
+	return signature.LoadSigner(private, crypto.SHA256)
+}
+
+// writeSecret writes a new file, durably, that only its owner can read.
+func writeSecret(name string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// makePassphrase writes a random passphrase into a file, unless there is one.
+func makePassphrase(file string) error {
+	secret := make([]byte, 32)
+	rand.Read(secret)
+	if err := writeSecret(file, []byte(hex.EncodeToString(secret)+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/trust/publish"
+	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
+)
+
+// exportOptions say what to export.
+type exportOptions struct {
+	asOf, server               string
+	trustedRoot, signingConfig string // files, in place of the daemon's
+	addRoots                   []string
+	logs, ownSigning           string
+	v1URL, url, name           string
+}
+
+func newTrustExportCommand() *cobra.Command {
+	var o exportOptions
+	cmd := &cobra.Command{
+		Use:   "export DIR",
+		Short: "Write trust material as files that clients take",
+		Long: `Export writes into DIR, out of the running daemon or the data of a stopped one:
+
+  trusted_root.json       what verifiers trust: Sigstore's entries as they stand, and yours
+                          (--add-trusted-root: a TrustedRoot that lists, say, a log of your own)
+  signing_config.json     where signers log and get times
+  root.json               where clients of the TUF repository begin
+  policy-controller.yaml  TrustRoot for sigstore/policy-controller
+  kyverno.yaml            policies for Kyverno, to complete
+  cosign.env              environment for cosign, to source into a shell
+  history/                every version of both that was ever seen
+
+"understudy trust sign --material DIR" then signs the first two and the history for clients
+of your own TUF repository. Files that are there are overwritten.
+
+--logs says where signers log: public (as Sigstore says), always (in a public log and in
+yours), fallback (in yours alone, for an outage); the last two need --own-signing-config, a
+SigningConfig that lists your log. Time-stamping authorities are carried over.
+
+The address of a Rekor v2 log is never changed: its name is in it. That of the Rekor v1
+log is changed by --v1-url, for verifiers that look entries up in a mirror.
+
+Exit codes: 0 written; 1 there was no such file then; 2 it could not be written.`,
+		Example: `  understudy trust export ./material
+  understudy trust export ./material --as-of 2026-03-01 --url http://mirror.example.com:8080/trust
+  understudy trust export ./fallback --logs fallback --own-signing-config ours.json --add-trusted-root our_root.json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := configOf(cmd)
+			if err != nil {
+				return err
+			}
+			return o.export(cmd.Context(), c, args[0], cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.asOf, "as-of", "", "`TIME` at which it was in force, as 2026-03-01T12:00:00Z or 2026-03-01 (default: now)")
+	f.StringVar(&o.trustedRoot, "trusted-root", "", "`FILE` with a TrustedRoot to begin with, in place of the daemon's")
+	f.StringVar(&o.signingConfig, "signing-config", "", "`FILE` with a SigningConfig to begin with, in place of the daemon's")
+	f.StringArrayVar(&o.addRoots, "add-trusted-root", nil, "`FILE` with a TrustedRoot whose entries are added (may be repeated)")
+	f.StringVar(&o.logs, "logs", string(trust.SigningPublic), "where signers log: `public`, always or fallback")
+	f.StringVar(&o.ownSigning, "own-signing-config", "", "`FILE` with a SigningConfig that lists your log")
+	f.StringVar(&o.v1URL, "v1-url", "", "`URL` that the Rekor v1 log is to have in trusted_root.json")
+	f.StringVar(&o.url, "url", "", "`URL` at which clients find the TUF repository (default: on listen.http, /trust if there is one of your own, else /tuf)")
+	f.StringVar(&o.name, "name", "understudy", "`NAME` of Kubernetes objects")
+	f.StringVar(&o.server, "server", "", "`ADDRESS` of a server's gRPC API (default: listen.grpc of the configuration)")
+	return cmd
+}
+
+// exported is what is written.
+type exported struct {
+	root    []byte
+	signing map[string][]byte // SigningConfigs by the name of their target
+	keys    map[string][]byte // files of keys that older clients ask for, by name
+	history map[string][]byte // by the name of the target
+
+	tufRoot   []byte // nil if there is no TUF repository
+	own       bool   // it is our own
+	url, name string
+}
+
+func (o *exportOptions) export(ctx context.Context, c *Config, dir string, notes io.Writer) (err error) {
+	logs := trust.SigningLogs(o.logs)
+	if (o.ownSigning != "") == (logs == trust.SigningPublic) {
+		return errors.New("--logs always and --logs fallback need --own-signing-config, and --logs public has none")
+	}
+	e := &exported{name: o.name, signing: map[string][]byte{}, keys: map[string][]byte{}, history: map[string][]byte{}}
+	if err := o.gather(ctx, c, e, notes); err != nil {
+		return err
+	}
+	var more [][]byte
+	for _, file := range o.addRoots {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		more = append(more, data)
+	}
+	if e.root, err = trust.CombineRoots(e.root, more...); err != nil {
+		return err
+	}
+	if o.v1URL != "" {
+		host, err := c.serviceHost()
+		if err != nil {
+			return err
+		}
+		if !isLogURL(o.v1URL) {
+			return fmt.Errorf("--v1-url %q is no address", o.v1URL)
+		}
+		if e.root, err = trust.RewriteV1(e.root, host, o.v1URL); err != nil {
+			return err
+		}
+	}
+	if err := o.signers(e, logs, notes); err != nil {
+		return err
+	}
+	if e.tufRoot, e.url, err = c.whereClientsBegin(o.url); err != nil {
+		return err
+	}
+	e.own = c.Trust != nil
+	return e.write(dir)
+}
+
+// gather gets what is exported, and the history of it.
+func (o *exportOptions) gather(ctx context.Context, c *Config, e *exported, notes io.Writer) (err error) {
+	if o.trustedRoot != "" {
+		if e.root, err = os.ReadFile(o.trustedRoot); err != nil {
+			return err
+		}
+	}
+	if o.signingConfig != "" {
+		if e.signing[trust.SigningTarget], err = os.ReadFile(o.signingConfig); err != nil {
+			return err
+		}
+	}
+	if c.TUF == nil && o.server == "" && o.trustedRoot != "" {
+		return nil
+	}
+	at, err := parseTime(o.asOf)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	conn, closeConn, err := connect(ctx, c, o.server, c.heldTUF)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeConn()) }()
+	service := understudyv1.NewTrustServiceClient(conn)
+	list, err := service.ListTrustMaterial(ctx, &understudyv1.ListTrustMaterialRequest{})
+	if err != nil {
+		return explainTrust(err)
+	}
+	if e.root == nil {
+		answer, err := getTrust(ctx, service, &understudyv1.GetTrustMaterialRequest{AsOf: at})
+		if err != nil {
+			return explainTrust(err)
+		}
+		e.root = answer.GetContent()
+	}
+	for _, m := range list.GetMaterials() {
+		isSigning, isKey := isSigningConfig(m.GetName()), isKeyFile(m.GetName())
+		inForce := m.GetUntil() == nil || at != nil && m.GetUntil().AsTime().After(at.AsTime())
+		if m.GetName() != trust.RootTarget && !isSigning && !(isKey && inForce) || at != nil && m.GetSeen().AsTime().After(at.AsTime()) {
+			continue
+		}
+		answer, err := getTrust(ctx, service, &understudyv1.GetTrustMaterialRequest{Name: m.GetName(), AsOf: m.GetSeen()})
+		if err != nil {
+			fmt.Fprintf(notes, "note: the %s of %s is left out of the history: %v\n", m.GetName(), m.GetSeen().AsTime().Format(time.RFC3339), explainTrust(err))
+			continue
+		}
+		if isKey {
+			e.keys[m.GetName()] = answer.GetContent()
+			continue
+		}
+		e.history[historyName(m.GetName(), m.GetSeen().AsTime())] = answer.GetContent()
+		if isSigning && inForce && (m.GetName() != trust.SigningTarget || o.signingConfig == "") {
+			e.signing[m.GetName()] = answer.GetContent()
+		}
+	}
+	tellAge(notes, list.GetChecked(), at)
+	return nil
+}
+
+// tellAge says how old what is exported may be.
+func tellAge(notes io.Writer, checked, at *timestamppb.Timestamp) {
+	if at == nil && (checked == nil || time.Since(checked.AsTime()) > 24*time.Hour) {
+		last := "never since it was damaged"
+		if checked != nil {
+			last = checked.AsTime().Format(time.RFC3339)
+		}
+		fmt.Fprintf(notes, "note: the repository last vouched for this version at %s; what came after is not known here\n", last)
+	}
+}
+
+// signers makes the SigningConfigs those that are wanted.
+func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Writer) error {
+	var ours []byte
+	var err error
+	if o.ownSigning != "" {
+		if ours, err = os.ReadFile(o.ownSigning); err != nil {
+			return err
+		}
+	}
+	if e.signing[trust.SigningTarget] == nil {
+		if logs != trust.SigningPublic {
+			return errors.New("there is no SigningConfig to begin with: give one with --signing-config")
+		}
+		fmt.Fprintf(notes, "note: the repository has no %s: none is written\n", trust.SigningTarget)
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.signing)) {
+		config, said, err := trust.CombineSigning(e.signing[name], ours, logs, time.Now())
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for _, note := range said {
+			fmt.Fprintf(notes, "note: %s: %s\n", name, note)
+		}
+		e.signing[name] = config
+		unknown, err := trust.UnknownLogs(config, e.root, time.Now())
+		if err != nil {
+			return err
+		}
+		for _, log := range unknown {
+			fmt.Fprintf(notes, "note: %s: signers log in %s, which trusted_root.json does not know: what they sign there cannot be verified with it\n", name, log)
+		}
+	}
+	return nil
+}
+
+// isSigningConfig says whether a target is a SigningConfig of the version that clients read.
+func isSigningConfig(name string) bool {
+	return strings.HasPrefix(name, "signing_config") && strings.HasSuffix(name, ".v0.2.json") && publish.TargetName.MatchString(name) && !strings.Contains(name, "/")
+}
+
+// isKeyFile says whether a target is a key or certificate, as Sigstore had them before there was a
+// TrustedRoot: rekor.pub, ctfe.pub, fulcio.crt.pem. Older clients ask for these names.
+func isKeyFile(name string) bool {
+	return publish.TargetName.MatchString(name) && !strings.Contains(name, "/") && (strings.HasSuffix(name, ".pub") || strings.HasSuffix(name, ".crt.pem"))
+}
+
+// historyPrefix begins the names of targets that were in force once.
+const historyPrefix = "history/"
+
+// historyName is the target with a version of another target.
+func historyName(name string, seen time.Time) string {
+	return historyPrefix + strings.TrimSuffix(name, ".json") + "/" + seen.UTC().Format("20060102T150405.000Z") + ".json"
+}
+
+// signingFile is the file with the SigningConfig; its target has a version in its name.
+const signingFile = "signing_config.json"
+
+// targetOf returns the target that a file of an export is for; ok is false if it is for none.
+func targetOf(file string) (target string, ok bool) {
+	switch {
+	case file == signingFile:
+		return trust.SigningTarget, true
+	case file == trust.RootTarget, file == trust.ECDSATarget, isSigningConfig(file), isKeyFile(file), strings.HasPrefix(file, historyPrefix):
+		return file, true
+	}
+	return "", false
+}
+
+// serviceHost is the host of the Rekor v1 service that is configured.
+func (c *Config) serviceHost() (string, error) {
+	for _, log := range c.Logs {
+		if log.isService() {
+			u, err := url.Parse(log.URL)
+			return u.Hostname(), err
+		}
+	}
+	return "", errors.New("--v1-url is the address of a mirror of a Rekor v1 service, and none is configured")
+}
+
+// whereClientsBegin returns the root and the address of the TUF repository for clients: ours if
+// there is one.
+func (c *Config) whereClientsBegin(at string) (root []byte, address string, err error) {
+	path := "/tuf"
+	switch {
+	case c.Trust != nil:
+		path = "/trust"
+		root, err = os.ReadFile(filepath.Join(c.Trust.Repository, "1.root.json"))
+	case c.TUF != nil:
+		var cfg trust.RepositoryConfig
+		cfg, err = c.repository(nil)
+		root = cfg.Root
+	}
+	if at == "" {
+		at = "http://" + c.Listen.HTTP + path
+	} else if !isLogURL(at) {
+		return nil, "", fmt.Errorf("--url %q is no address", at)
+	}
+	return root, strings.TrimRight(at, "/"), err
+}
+
+// write writes all files.
+func (e *exported) write(dir string) error {
+	files := map[string][]byte{trust.RootTarget: e.root}
+	for target, data := range e.signing {
+		file := target
+		if target == trust.SigningTarget {
+			file = signingFile
+		}
+		files[file] = data
+	}
+	for _, more := range []map[string][]byte{e.keys, e.history} {
+		maps.Copy(files, more)
+	}
+	if err := e.clientFiles(dir, files); err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		file := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, files[name], 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}

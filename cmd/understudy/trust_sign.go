@@ -1,0 +1,498 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
+	"github.com/spf13/cobra"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/trust/publish"
+)
+
+// What a directory of a TUF repository of our own has.
+const (
+	repositoryDir    = "repository"
+	keysDir          = "keys"
+	onlinePassphrase = "online.passphrase"
+)
+
+// ceremony is what the verbs that sign have in common.
+type ceremony struct {
+	dir        string
+	passphrase passphrases
+	days       int
+}
+
+func (c *ceremony) flags(cmd *cobra.Command, days int) {
+	cmd.Flags().StringVar(&c.passphrase.file, "passphrase-file", "", "`FILE` with the passphrase of the keys that are used (default: the terminal is asked)")
+	cmd.Flags().IntVar(&c.days, "days", days, "how many `DAYS` what is signed is good for")
+}
+
+func (c *ceremony) repository() string { return filepath.Join(c.dir, repositoryDir) }
+func (c *ceremony) key(name string) string {
+	return filepath.Join(c.dir, keysDir, name+".pem")
+}
+func (c *ceremony) online() passphrases {
+	return passphrases{filepath.Join(c.dir, keysDir, onlinePassphrase)}
+}
+
+func (c *ceremony) expires() (time.Time, error) {
+	if c.days < 1 {
+		return time.Time{}, fmt.Errorf("--days %d: it is at least one day", c.days)
+	}
+	return time.Now().AddDate(0, 0, c.days), nil
+}
+
+func newTrustInitCommand() *cobra.Command {
+	var c ceremony
+	var rootKeys, given []string
+	var roots, threshold int
+	var targetsKey, snapshotKey, timestampKey string
+	cmd := &cobra.Command{
+		Use:   "init DIR",
+		Short: "Make a TUF repository of your own: its keys and its first root",
+		Long: `Init makes, in DIR, the keys and the first root of a TUF repository of your own.
+Do it where the keys of root and targets will be kept: a machine without network.
+
+  DIR/repository           what clients see: bring it to the daemon, now and after each signing
+  DIR/keys/root-N.pem      sign roots: which keys count. Lock them away, one per holder
+  DIR/keys/targets.pem     signs what clients trust: your TrustedRoot and SigningConfig
+  DIR/keys/snapshot.pem, timestamp.pem, online.passphrase     bring these to the daemon
+
+Keys are ECDSA on P-256 in files of encrypted PKCS #8. Those of snapshot and timestamp
+have a passphrase of their own, which is made here. Keys that exist already, also those
+of a key management service (in a program built with -tags kms), are given by flags; of a
+root key that somebody else holds the public key is enough, and that holder runs
+"understudy trust sign".
+
+Clients trust DIR/repository/1.root.json: distribute it before you need it.
+
+Exit codes: 0 made; 2 it could not be made.`,
+		Example: `  understudy trust init ./trust
+  understudy trust init ./trust --root-keys 3 --root-threshold 2
+  understudy trust init ./trust --root-key alice.pub.pem --root-key bob.pub.pem --targets-key awskms:///alias/targets`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.dir = args[0]
+			expires, err := c.expires()
+			if err != nil {
+				return err
+			}
+			if entries, err := os.ReadDir(c.repository()); err == nil && len(entries) > 0 {
+				return fmt.Errorf("%s has a repository already, which clients may trust: nothing was changed", c.repository())
+			}
+			if err := makePassphrase(c.online().file); err != nil {
+				return err
+			}
+			if len(rootKeys) == 0 {
+				for i := range roots {
+					given = append(given, c.key(fmt.Sprintf("root-%d", i+1)))
+				}
+			} else {
+				given = rootKeys
+			}
+			holders := publish.Holders{Threshold: threshold}
+			var signers []signature.Signer
+			for _, ref := range given {
+				public, signer, err := c.holder(cmd.Context(), ref, len(rootKeys) == 0, c.passphrase)
+				if err != nil {
+					return err
+				}
+				holders.Root = append(holders.Root, public)
+				if signer != nil {
+					signers = append(signers, signer)
+				}
+			}
+			for _, role := range []struct {
+				name, ref string
+				key       *crypto.PublicKey
+				p         passphrases
+			}{
+				{metadata.TARGETS, targetsKey, &holders.Targets, c.passphrase},
+				{metadata.SNAPSHOT, snapshotKey, &holders.Snapshot, c.online()},
+				{metadata.TIMESTAMP, timestampKey, &holders.Timestamp, c.online()},
+			} {
+				if role.ref != "" { // it need not sign now
+					*role.key, err = openPublic(cmd.Context(), role.ref)
+				} else {
+					*role.key, _, err = c.holder(cmd.Context(), c.key(role.name), true, role.p)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			folder, err := publish.Create(c.repository(), holders, expires, signers)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "made %s: clients begin at it, distribute it before you need it\n", filepath.Join(c.repository(), "1.root.json"))
+			return c.tellMissing(cmd.OutOrStdout(), folder, "next: understudy trust export, and understudy trust sign "+c.dir+" --material with what it wrote")
+		},
+	}
+	c.flags(cmd, 730)
+	cmd.Flags().IntVar(&roots, "root-keys", 1, "`NUMBER` of root keys to make")
+	cmd.Flags().IntVar(&threshold, "root-threshold", 1, "`NUMBER` of root keys that must sign a root")
+	cmd.Flags().StringArrayVar(&rootKeys, "root-key", nil, "root `KEY` that exists: a file, also of the public key alone, or one of a KMS (may be repeated)")
+	cmd.Flags().StringVar(&targetsKey, "targets-key", "", "`KEY` for targets that exists")
+	cmd.Flags().StringVar(&snapshotKey, "snapshot-key", "", "`KEY` for snapshots that exists")
+	cmd.Flags().StringVar(&timestampKey, "timestamp-key", "", "`KEY` for timestamps that exists")
+	cmd.MarkFlagsMutuallyExclusive("root-key", "root-keys")
+	return cmd
+}
+
+// holder returns a key, made if it is to be, and who signs with it; nil if that is somebody else.
+func (c *ceremony) holder(ctx context.Context, ref string, fresh bool, p passphrases) (public crypto.PublicKey, signer signature.Signer, err error) {
+	if fresh {
+		signer, err = makeKey(ref, p)
+	} else if public, err = openPublic(ctx, ref); err == nil && !isPublicFile(ref) {
+		signer, err = openSigner(ctx, ref, p)
+	}
+	if err == nil && signer != nil {
+		public, err = signer.PublicKey()
+	}
+	return public, signer, err
+}
+
+// isPublicFile says whether a key is the file of a public key.
+func isPublicFile(ref string) bool {
+	if isKMS(ref) {
+		return false
+	}
+	block, err := readPEM(ref)
+	return err == nil && block.Type == pemPublic
+}
+
+// tellMissing says whether the newest root can be used, and what is next if so.
+func (c *ceremony) tellMissing(out io.Writer, folder *publish.Folder, next string) error {
+	missing, err := folder.MissingSignatures()
+	if err != nil {
+		return err
+	}
+	if missing > 0 {
+		next = fmt.Sprintf("the newest root lacks %d signatures: each holder of a root key runs understudy trust sign on this directory", missing)
+	}
+	_, err = fmt.Fprintln(out, next)
+	return err
+}
+
+func newTrustRotateCommand() *cobra.Command {
+	var c ceremony
+	var newKeys, keys []string
+	var threshold, makeKeys int
+	var renew bool
+	cmd := &cobra.Command{
+		Use:   "rotate DIR ROLE",
+		Short: "Replace the keys of a role of your TUF repository, by a next root",
+		Long: `Rotate makes the next root of your TUF repository, in which ROLE (root, targets,
+snapshot or timestamp) has other keys. Clients follow by themselves. With --renew the
+keys stay, and only the root's end moves.
+
+The new key is made, or given by --new-key. The next root is signed with the root keys in
+DIR/keys, or those given by --key; what it lacks then, other holders add with
+"understudy trust sign".
+
+After it:
+  timestamp, snapshot: bring DIR/repository and the new key to the daemon, and name the key in
+           its configuration. Until both are there the daemon goes on as before.
+  targets: "understudy trust sign" with the new key, then bring DIR/repository to the daemon.
+  root:    bring DIR/repository to the daemon.
+
+A lost key is rotated like this, and a stolen one, too: what a thief signed with it is
+refused as soon as a client has the next root.
+
+Exit codes: 0 made; 2 it could not be made.`,
+		Example: `  understudy trust rotate ./trust timestamp
+  understudy trust rotate ./trust targets --new-key awskms:///alias/targets-2
+  understudy trust rotate ./trust root --renew`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.dir = args[0]
+			role := args[1]
+			expires, err := c.expires()
+			if err != nil {
+				return err
+			}
+			folder, err := publish.OpenFolder(c.repository())
+			if err != nil {
+				return err
+			}
+			signers, err := c.signers(cmd.Context(), folder, keys, metadata.ROOT)
+			if err != nil {
+				return err
+			}
+			fresh, p := len(newKeys) == 0, c.passphrase
+			if role == metadata.SNAPSHOT || role == metadata.TIMESTAMP {
+				p = c.online()
+				if err := makePassphrase(p.file); err != nil {
+					return err
+				}
+			}
+			switch {
+			case renew && (role != metadata.ROOT || !fresh):
+				return errors.New("--renew is of a root, and of no key")
+			case renew:
+				fresh = false
+			case fresh:
+				for range makeKeys {
+					newKeys = append(newKeys, c.freeKey(role, len(newKeys)))
+				}
+			}
+			var public []crypto.PublicKey
+			for _, ref := range newKeys {
+				if role != metadata.ROOT && !fresh { // it need not sign now
+					key, err := openPublic(cmd.Context(), ref)
+					if err != nil {
+						return err
+					}
+					public = append(public, key)
+					continue
+				}
+				key, signer, err := c.holder(cmd.Context(), ref, fresh, p)
+				if err != nil {
+					return err
+				}
+				public = append(public, key)
+				if signer != nil {
+					signers = append(signers, signer)
+				}
+			}
+			version, err := folder.Rotate(role, public, threshold, expires, signers)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "made %d.root.json\n", version)
+			for _, ref := range newKeys {
+				fmt.Fprintf(cmd.OutOrStdout(), "key of %s: %s\n", role, ref)
+			}
+			next := map[string]string{
+				metadata.TARGETS:   "next: understudy trust sign " + c.dir + ", then bring " + c.repository() + " to the daemon",
+				metadata.SNAPSHOT:  "next: bring " + c.repository() + " and the key to the daemon, and name the key as snapshot_key",
+				metadata.TIMESTAMP: "next: bring " + c.repository() + " and the key to the daemon, and name the key as timestamp_key",
+				metadata.ROOT:      "next: bring " + c.repository() + " to the daemon",
+			}
+			return c.tellMissing(cmd.OutOrStdout(), folder, next[role])
+		},
+	}
+	c.flags(cmd, 730)
+	cmd.Flags().StringArrayVar(&newKeys, "new-key", nil, "`KEY` that the role is to have: a file or one of a KMS (may be repeated for root)")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, "root `KEY` to sign with (may be repeated; default: those in DIR/keys)")
+	cmd.Flags().IntVar(&makeKeys, "make", 1, "`NUMBER` of keys to make")
+	cmd.Flags().IntVar(&threshold, "threshold", 0, "`NUMBER` of keys that must sign (default: as it was)")
+	cmd.Flags().BoolVar(&renew, "renew", false, "keep the keys: the root expires later")
+	cmd.MarkFlagsMutuallyExclusive("new-key", "make")
+	return cmd
+}
+
+// freeKey is the file of a key that is to be made, beside those that are there.
+func (c *ceremony) freeKey(role string, skip int) string {
+	for i := 2; ; i++ {
+		file := c.key(fmt.Sprintf("%s-%d", role, i))
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			if skip--; skip < 0 {
+				return file
+			}
+		}
+	}
+}
+
+// signers opens the keys of a role that are given, or else those in the directory.
+func (c *ceremony) signers(ctx context.Context, folder *publish.Folder, refs []string, role string) ([]signature.Signer, error) {
+	if len(refs) == 0 {
+		files, err := filepath.Glob(filepath.Join(c.dir, keysDir, "*.pem"))
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range files {
+			if public, err := openPublic(ctx, file); err == nil && !isPublicFile(file) && folder.Has(role, public) {
+				refs = append(refs, file)
+			}
+		}
+	}
+	var signers []signature.Signer
+	for _, ref := range refs {
+		signer, err := openSigner(ctx, ref, c.passphrase)
+		if err != nil {
+			return nil, err
+		}
+		signers = append(signers, signer)
+	}
+	return signers, nil
+}
+
+func newTrustSignCommand() *cobra.Command {
+	var c ceremony
+	var keys []string
+	var material string
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "sign DIR",
+		Short: "Sign what clients of your TUF repository trust, or add a signature to its root",
+		Long: `Sign adds the signatures that the newest root of your TUF repository lacks, as far as
+their keys are in DIR/keys or given by --key. With the targets key it then signs what
+"understudy trust export" wrote into the directory given by --material: the TrustedRoot,
+the SigningConfig, and the history of both. Without --material it signs the same targets
+again, to be good for longer. It tells what changes; with --dry-run it only tells.
+
+Then bring DIR/repository to the daemon.
+
+Exit codes: 0 signed; 2 it could not be signed.`,
+		Example: `  understudy trust export ./material
+  understudy trust sign ./trust --material ./material
+  understudy trust sign ./trust --key bob.pem`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.dir = args[0]
+			expires, err := c.expires()
+			if err != nil {
+				return err
+			}
+			folder, err := publish.OpenFolder(c.repository())
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			had, err := folder.Targets()
+			if err != nil {
+				return err
+			}
+			var files map[string][]byte
+			if material != "" {
+				if files, err = readMaterial(material); err != nil {
+					return err
+				}
+				for name, data := range had { // what was in force once stays known
+					if strings.HasPrefix(name, historyPrefix) && files[name] == nil {
+						files[name] = data
+					}
+				}
+				tellChanges(out, had, files)
+			}
+			if dryRun {
+				return nil
+			}
+			missing, err := folder.MissingSignatures()
+			if err != nil {
+				return err
+			}
+			if missing > 0 {
+				signers, err := c.signers(cmd.Context(), folder, keys, metadata.ROOT)
+				if err != nil {
+					return err
+				}
+				added, err := folder.SignRoot(signers)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(out, "added %d signatures to the newest root\n", added)
+			}
+			targets, err := c.signers(cmd.Context(), folder, keys, metadata.TARGETS)
+			if err != nil {
+				return err
+			}
+			targets = slices.DeleteFunc(targets, func(s signature.Signer) bool {
+				public, err := s.PublicKey()
+				return err != nil || !folder.Has(metadata.TARGETS, public)
+			})
+			if len(targets) == 0 || files == nil && had == nil {
+				if material != "" {
+					return fmt.Errorf("the targets key is not at hand: give it with --key")
+				}
+				return c.tellMissing(out, folder, "nothing else to sign here: the targets need their key, and the first of them --material")
+			}
+			version, err := folder.SignTargets(files, expires, targets[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "signed %d.targets.json, good until %s\n", version, expires.UTC().Format(time.DateOnly))
+			return c.tellMissing(out, folder, "next: bring "+c.repository()+" to the daemon")
+		},
+	}
+	c.flags(cmd, 365)
+	cmd.Flags().StringVar(&material, "material", "", "`DIR` that \"understudy trust export\" wrote")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, "`KEY` to sign with: a file or one of a KMS (may be repeated; default: those in DIR/keys)")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would change, and sign nothing")
+	return cmd
+}
+
+// readMaterial reads what is to be signed: of what export writes, all that is for clients of TUF.
+func readMaterial(dir string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		relative, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		target, ok := targetOf(filepath.ToSlash(relative))
+		if !ok {
+			return nil
+		}
+		files[target], err = os.ReadFile(name)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what is to be signed: %w", err)
+	}
+	if files[trust.RootTarget] == nil {
+		return nil, fmt.Errorf("%s has no %s: let \"understudy trust export\" write it", dir, trust.RootTarget)
+	}
+	return files, nil
+}
+
+// tellChanges says what other targets there will be, and which keys of logs come and go.
+func tellChanges(out io.Writer, had, has map[string][]byte) {
+	names := map[string]bool{}
+	for name := range had {
+		names[name] = true
+	}
+	for name := range has {
+		names[name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		switch old, now := had[name], has[name]; {
+		case old == nil:
+			fmt.Fprintf(out, "+ %s\n", name)
+		case now == nil:
+			fmt.Fprintf(out, "- %s\n", name)
+		case string(old) != string(now):
+			fmt.Fprintf(out, "~ %s\n", name)
+		}
+	}
+	old, now := logsOf(had[trust.RootTarget]), logsOf(has[trust.RootTarget])
+	for _, log := range slices.Sorted(maps.Keys(now)) {
+		if !old[log] {
+			fmt.Fprintf(out, "  + log %s\n", log)
+		}
+	}
+	for _, log := range slices.Sorted(maps.Keys(old)) {
+		if !now[log] {
+			fmt.Fprintf(out, "  - log %s\n", log)
+		}
+	}
+}
+
+// logsOf are the logs of a TrustedRoot: address and key.
+func logsOf(data []byte) map[string]bool {
+	logs := map[string]bool{}
+	if root, err := trust.ParseRoot(data); err == nil {
+		for id, log := range root.Material().RekorLogs() {
+			logs[strings.TrimSpace(log.BaseURL+" "+id)] = true
+		}
+	}
+	return logs
+}
