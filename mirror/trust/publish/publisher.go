@@ -131,7 +131,7 @@ func signedPart(root []byte) []byte {
 
 const (
 	lookEvery  = 5 * time.Second // at the folder; much less with a lifetime that is short
-	checkEvery = time.Hour        // of what is served, by the rules for clients
+	checkEvery = time.Hour       // of what is served, by the rules for clients
 )
 
 // Run publishes until ctx ends. It returns an error only when the database can no longer be
