@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -97,6 +98,13 @@ func (q *question) pick(c *Config) (*LogConfig, error) {
 			return log, nil
 		}
 		names = append(names, fmt.Sprintf("%q (--log %s)", log.Origin, strconv.Quote(log.Name)))
+	}
+	origin := q.origin
+	if of, name, ok := strings.Cut(q.name, "/"); ok && slices.ContainsFunc(c.Logs, func(l LogConfig) bool { return l.Name == of }) {
+		origin = name
+	}
+	if log, of := c.successor(origin, "https://"+origin); of != nil {
+		return &log, nil
 	}
 	list := strings.Join(names, ", ")
 	switch {

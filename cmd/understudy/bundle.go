@@ -261,6 +261,13 @@ func (r *refresher) logByID(ctx context.Context, logID []byte) (string, error) {
 			}
 		}
 	}
+	if keys.root != nil {
+		for _, shard := range keys.root.Shards() {
+			if log, of := r.config.successor(shard.Origin, shard.URL); of != nil && bytes.Equal(shard.LogID, logID) {
+				return log.Name, nil
+			}
+		}
+	}
 	if unkeyed != "" {
 		return unkeyed, nil
 	}

@@ -137,17 +137,17 @@ const maxProblems = 100
 
 // heldMirror returns what mirrors a log that is held; nil if nothing in the configuration does.
 func heldMirror(c *Config, db *storage.DB, tree *storage.Tree) (*mirror.Mirror, error) {
-	for i, log := range c.Logs {
-		var m *mirror.Mirror
-		var err error
-		switch {
-		case log.isService() && shardOrigin.MatchString(tree.Origin()):
-			m, err = c.heldShard(i, db, tree.Origin())
-		case log.Origin == tree.Origin():
-			m, err = mirror.New(c.mirror(log, tree))
+	if log, ok, err := c.logOf(tree.Origin(), db); err != nil || ok {
+		if err != nil {
+			return nil, err
 		}
-		if err != nil || m != nil {
-			return m, err
+		return mirror.New(c.mirror(log, tree))
+	}
+	for i, log := range c.Logs {
+		if log.isService() && shardOrigin.MatchString(tree.Origin()) {
+			if m, err := c.heldShard(i, db, tree.Origin()); err != nil || m != nil {
+				return m, err
+			}
 		}
 	}
 	return nil, nil

@@ -119,6 +119,10 @@ type LogConfig struct {
 	// StaleAfter is Config.StaleAfter for this log.
 	StaleAfter Duration `yaml:"stale_after"`
 
+	// Successors says whether later Rekor v2 logs of the same domain are followed, too, when the
+	// trust material announces them; default: if the key comes from the copy of a TUF repository.
+	Successors *bool `yaml:"successors"`
+
 	// PublicKeys are those of the shards of a Rekor v1 service, as PublicKey; empty: they come
 	// from the trusted root, by host. The keys below are of such services too.
 	PublicKeys []string `yaml:"public_keys"`
@@ -453,6 +457,9 @@ func (c *Config) completeLog(i int, log *LogConfig) error {
 		if part.set {
 			return c.mistake(fmt.Sprintf("%s is for a Rekor v1 service: it needs \"source: rekor-v1\"", part.key), "logs", i, part.key)
 		}
+	}
+	if log.Successors != nil && *log.Successors && !c.hasSuccessors(log) {
+		return c.mistake("successors are found in the copy of a TUF repository: it needs \"tuf\", and neither a trusted_root nor a public_key of the log's own", "logs", i, "successors")
 	}
 	for j := range log.Sources {
 		source := &log.Sources[j]

@@ -33,11 +33,14 @@ type daemon struct {
 	newest   *storage.Newest
 	logger   *slog.Logger
 	registry *prometheus.Registry
-	logs     []*follower
+	metrics  *mirror.Metrics
 	tuf      *trust.Repository  // the copy of the TUF repository; nil if none is configured
 	own      *publish.Publisher // the TUF repository of our own; nil if none is configured
 
 	tufMetrics *trust.Metrics
+
+	logsMu sync.RWMutex
+	logs   []*follower // guarded by logsMu once the daemon runs: successors are added
 
 	known sync.Map // keys ([]trust.Key) of logs by origin, once they are known
 }
@@ -94,22 +97,28 @@ func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest,
 	if err := errors.Join(d.openTUF(), d.openTrust()); err != nil {
 		return nil, err
 	}
-	metrics := mirror.NewMetrics(d.registry)
-	held := db.Origins()
+	d.metrics = mirror.NewMetrics(d.registry)
 	for i, log := range c.Logs {
-		add := d.newFollower
+		var f *follower
+		var err error
 		if log.isService() {
-			add = d.newServiceFollower
+			f, err = d.newServiceFollower(i)
+		} else {
+			f, err = d.newFollower(log)
 		}
-		f, err := add(i, metrics)
 		if err != nil {
 			return nil, err
 		}
 		d.logs = append(d.logs, f)
-		held = slices.DeleteFunc(held, func(origin string) bool {
-			return origin == log.Origin || log.isService() && (f.service == nil || slices.ContainsFunc(f.mirrors(), func(m *mirror.Mirror) bool { return m.Origin() == origin }))
-		})
 	}
+	if err := d.openSuccessors(); err != nil {
+		return nil, err
+	}
+	held := slices.DeleteFunc(db.Origins(), func(origin string) bool {
+		return slices.ContainsFunc(d.logs, func(f *follower) bool {
+			return origin == f.config.Origin || f.config.isService() && (f.service == nil || slices.ContainsFunc(f.mirrors(), func(m *mirror.Mirror) bool { return m.Origin() == origin }))
+		})
+	})
 	if len(held) > 0 {
 		logger.Warn("the data directory holds logs that are not configured; they are kept, but neither followed nor served", "origins", held)
 	}
@@ -118,8 +127,7 @@ func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest,
 
 // newFollower opens or makes the tree of one log. A tree that is damaged stops that
 // log, not the daemon.
-func (d *daemon) newFollower(i int, metrics *mirror.Metrics) (*follower, error) {
-	log := d.config.Logs[i]
+func (d *daemon) newFollower(log LogConfig) (*follower, error) {
 	f := &follower{config: log}
 	tree, err := d.db.OpenTree(log.Origin)
 	if errors.Is(err, storage.ErrNotExist) {
@@ -133,7 +141,7 @@ func (d *daemon) newFollower(i int, metrics *mirror.Metrics) (*follower, error) 
 		return f, nil
 	}
 	cfg := d.config.mirror(log, tree)
-	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, metrics
+	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, d.metrics
 	if f.mirror, err = mirror.New(cfg); err != nil {
 		return nil, err
 	}
@@ -143,13 +151,13 @@ func (d *daemon) newFollower(i int, metrics *mirror.Metrics) (*follower, error) 
 
 // newServiceFollower opens the trees of a Rekor v1 service. One that is damaged stops the
 // service, not the daemon.
-func (d *daemon) newServiceFollower(i int, metrics *mirror.Metrics) (*follower, error) {
+func (d *daemon) newServiceFollower(i int) (*follower, error) {
 	f := &follower{config: d.config.Logs[i]}
 	cfg, err := d.config.service(i, d.db)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, metrics
+	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, d.metrics
 	if f.service, err = mirror.NewService(cfg); err != nil {
 		f.service = nil
 		d.logger.Error("this service is not served: what is stored of it cannot be used; run \"understudy check\" and restore a backup", "log", f.config.Name, "error", err)
@@ -176,7 +184,9 @@ func (d *daemon) findKeys(f *follower) { d.setKeys(f, d.keysOf(f)) }
 // keysOf returns the keys of a log; without an error there are some.
 func (d *daemon) keysOf(f *follower) (k foundKeys) {
 	if f.service != nil {
-		k.keys, k.err = d.keys.serviceKeys(&f.config)
+		if k.keys, k.err = d.keys.serviceKeys(&f.config); k.err == nil && d.trustMoves() && len(f.config.PublicKeys) == 0 {
+			k.err = d.confirm(f.config.URL, k.keys)
+		}
 		return k
 	}
 	if k.keys, k.err = d.keys.keys(f.config.Origin); k.err == nil && d.trustMoves() && !d.keys.isOwn(f.config.Origin) {
@@ -252,9 +262,22 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 	return err
 }
 
+// followers are those of the configured logs and of their successors.
+func (d *daemon) followers() []*follower {
+	d.logsMu.RLock()
+	defer d.logsMu.RUnlock()
+	return slices.Clip(d.logs)
+}
+
+func (d *daemon) add(f *follower) {
+	d.logsMu.Lock()
+	defer d.logsMu.Unlock()
+	d.logs = append(d.logs, f)
+}
+
 func (d *daemon) mirrors() []*mirror.Mirror {
 	var mirrors []*mirror.Mirror
-	for _, f := range d.logs {
+	for _, f := range d.followers() {
 		mirrors = append(mirrors, f.mirrors()...)
 	}
 	return mirrors
@@ -277,7 +300,7 @@ func (d *daemon) services() []*mirror.Service {
 
 // service is the Rekor v1 service that is served; nil if there is none.
 func (d *daemon) service() *mirror.Service {
-	for _, f := range d.logs {
+	for _, f := range d.followers() {
 		if f.service != nil {
 			return f.service
 		}
@@ -301,7 +324,7 @@ func (d *daemon) follow(ctx context.Context) {
 		}
 	}
 	var waiting []*follower
-	for _, f := range d.logs {
+	for _, f := range d.followers() {
 		if start(f); f.keys == nil && d.keys.root == nil && (f.mirror != nil || f.service != nil) {
 			waiting = append(waiting, f)
 		}
@@ -320,7 +343,7 @@ func (d *daemon) follow(ctx context.Context) {
 		}
 	}
 	for d.trustMoves() && d.newTrust(ctx) {
-		for _, f := range d.logs {
+		for _, f := range d.followers() {
 			if f.mirror == nil && f.service == nil {
 				continue
 			}
@@ -335,6 +358,9 @@ func (d *daemon) follow(ctx context.Context) {
 			if d.setKeys(f, found); runs[f] != nil {
 				f.service.Trust(f.keys)
 			}
+			start(f)
+		}
+		for _, f := range d.succeed(d.keys.root) {
 			start(f)
 		}
 	}
@@ -379,7 +405,7 @@ func (d *daemon) runMirror(ctx context.Context, f *follower, keys []trust.Key) {
 
 func (d *daemon) status() rest.Status {
 	s := rest.Status{Version: version(), DataDir: d.config.absoluteDataDir(), Running: true, StorageBytes: d.db.DiskUsage()}
-	for _, f := range d.logs {
+	for _, f := range d.followers() {
 		s.Logs = append(s.Logs, f.statuses()...)
 	}
 	if d.tuf != nil {

@@ -63,6 +63,9 @@ logs:
     # all is verified against the log's own signature. History comes from them first,
     # and so does what a disk has damaged.
     #sources: [{url: http://mirror.example.com/ORIGIN-HASH}]
+    # With "tuf" above, logs of the same domain that come after it are followed, too, as soon as the
+    # trust material announces them.
+    #successors: false
     poll: 5s
     requests_per_second: 20             # the budget of requests to that server; history takes half of it
 

@@ -86,6 +86,7 @@ func (c *Config) completeService(i int, log *LogConfig) error {
 		{"public_key", log.PublicKey != "", "a Rekor v1 service has one key for each shard: list them under \"public_keys\""},
 		{"minimum_index", log.MinimumIndex != nil, "the shards of a Rekor v1 service have no common index: write \"window\", how many of the last entries of each"},
 		{"history", log.History != HistoryConfig{}, "the window of a Rekor v1 shard does not grow backwards"},
+		{"successors", log.Successors != nil, "a Rekor v1 service tells its shards itself"},
 		{"sources", len(log.Sources) > 0, "a Rekor v1 service is read from its url alone"},
 	} {
 		if part.set {

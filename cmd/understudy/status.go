@@ -105,10 +105,10 @@ func heldStatus(c *Config) (s rest.Status, err error) {
 			continue
 		}
 		name, url := origin, ""
-		for _, log := range c.Logs {
-			if log.Origin == origin {
-				name, url = log.Name, log.URL
-			}
+		if log, ok, err := c.logOf(origin, db); err != nil {
+			return s, err
+		} else if ok {
+			name, url = log.Name, log.URL
 		}
 		tree, err := db.OpenTree(origin)
 		if err != nil {

@@ -5,10 +5,12 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"net/url"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
 )
@@ -72,6 +74,23 @@ func (r *Root) Material() *root.TrustedRoot { return r.material }
 func (r *Root) Keys(origin string) []Key {
 	host, _ := rekorV1Host(origin)
 	return r.filter(func(k Key) bool { return k.Name != "" && k.Name == host })
+}
+
+// Shard is a Rekor v2 log of a TrustedRoot.
+type Shard struct {
+	Origin string // the host in URL
+	URL    string // the log's baseUrl
+	LogID  []byte
+	Start  time.Time
+}
+
+// Shards returns the Rekor v2 logs, the oldest first: those whose log ID is no hash of their key alone.
+func (r *Root) Shards() (shards []Shard) {
+	logs := r.material.RekorLogs()
+	for _, key := range r.filter(func(k Key) bool { return k.Name != "" && !k.rekorV1() }) {
+		shards = append(shards, Shard{key.Name, logs[hex.EncodeToString(key.LogID)].BaseURL, key.LogID, key.Start})
+	}
+	return shards
 }
 
 // Open is the Open of a checkpoint whose origin is learned from the note itself.

@@ -2,9 +2,6 @@ package e2etrust
 
 import (
 	"fmt"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,13 +25,7 @@ func newOwnWorld(t *testing.T) *world {
 	dir := filepath.Dir(w.config)
 	log := must(rekor.Start(t.Context(), rekor.Config{Binary: must(tool.Path(t.Context(), "rekor-tiles")), Dir: t.TempDir(), Origin: ourLog}))
 	t.Cleanup(log.Close)
-	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		if r.In.URL.Host == ourLog {
-			r.SetURL(must(url.Parse(log.WriteURL())))
-		}
-	}})
-	t.Cleanup(proxy.Close)
-	w.proxy = proxy.URL
+	w.proxy = proxyTo(t, map[string]string{ourLog: log.WriteURL()})
 	for name, logs := range map[string]string{
 		"public_signing.json": `{"url": "https://rekor.sigstore.dev", "majorApiVersion": 1, "operator": "sigstore.dev", "validFor": {"start": "2021-01-12T11:53:27Z"}}`,
 		"our_signing.json":    fmt.Sprintf(`{"url": "http://%s", "majorApiVersion": 2, "operator": "us.test", "validFor": {"start": "2025-01-01T00:00:00Z"}}`, ourLog),
