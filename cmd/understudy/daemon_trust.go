@@ -69,38 +69,48 @@ func (d *daemon) openTrust() (err error) {
 // changes by itself.
 func (d *daemon) trustMoves() bool { return d.tuf != nil && d.config.TrustedRoot == "" }
 
-// confirm remembers the keys under which a log is followed, and refuses others: a key that the
-// trust material withdraws or replaces ends the trust in that log until the operator has looked.
-func (d *daemon) confirm(origin string, keys []trust.Key) error {
+// confirm remembers the keys under which a log is followed, and says which of those that it was
+// followed under is withdrawn, if one is: a key that the trust material withdraws or replaces ends
+// the trust in that log until the operator has looked. Then it remembers no others.
+func (d *daemon) confirm(origin string, keys []trust.Key) (withdrawn string, had []string, err error) {
 	name := "keys of " + origin
 	raw, err := d.db.Record(name)
 	if err != nil {
-		return err
+		return "", nil, err
 	}
-	var had, has []string
 	if raw != nil {
 		if err := json.Unmarshal(raw, &had); err != nil {
-			return fmt.Errorf("the keys under which %s was followed cannot be read: %w", origin, err)
+			return "", nil, fmt.Errorf("the keys under which %s was followed cannot be read: %w", origin, err)
 		}
 	}
+	var has []string
 	for _, key := range keys {
-		id := sha256.Sum256(key.SPKI())
-		has = append(has, hex.EncodeToString(id[:]))
+		has = append(has, spkiHash(key))
 	}
 	slices.Sort(has)
 	has = slices.Compact(has)
 	for _, id := range had {
 		if !slices.Contains(has, id) {
-			return fmt.Errorf("the trust material of the TUF repository has withdrawn or changed the key (SHA-256 %s) under which %s was followed: ask the log's owners, and give the key that is right as its public_key", id, origin)
+			return id, had, nil
 		}
 	}
 	if slices.Equal(had, has) {
-		return nil
+		return "", had, nil
 	}
 	if raw, err = json.Marshal(has); err != nil {
-		return err
+		return "", had, err
 	}
-	return d.db.PutRecord(name, raw)
+	return "", has, d.db.PutRecord(name, raw)
+}
+
+// spkiHash names a key.
+func spkiHash(key trust.Key) string {
+	sum := sha256.Sum256(key.SPKI())
+	return hex.EncodeToString(sum[:])
+}
+
+func errWithdrawn(origin, key string) error {
+	return fmt.Errorf("the trust material of the TUF repository has withdrawn or changed the key (SHA-256 %s) under which %s was followed: ask the log's owners, and give the key that is right as its public_key", key, origin)
 }
 
 // newTrust waits for another trusted root, and makes it the one that counts. It returns false
