@@ -42,10 +42,10 @@ func (d *daemon) openTrust() (err error) {
 	}
 	if d.own, err = publish.New(publish.Config{
 		DB: d.db, Dir: t.Repository, Lifetime: time.Duration(t.TimestampLifetime), Logger: d.logger, Metrics: d.tufMetrics,
-		Signers: func() (snapshot, timestamp signature.Signer, err error) {
+		Signers: func(ctx context.Context) (snapshot, timestamp signature.Signer, err error) {
 			p := passphrases{t.PassphraseFile}
-			if snapshot, err = openSigner(context.Background(), t.SnapshotKey, p); err == nil {
-				timestamp, err = openSigner(context.Background(), t.TimestampKey, p)
+			if snapshot, err = openSigner(ctx, t.SnapshotKey, p); err == nil {
+				timestamp, err = openSigner(ctx, t.TimestampKey, p)
 			}
 			return snapshot, timestamp, err
 		},

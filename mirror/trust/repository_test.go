@@ -571,3 +571,37 @@ func TestRepositoryConfig(t *testing.T) {
 		t.Errorf("the public Sigstore: %v", err)
 	}
 }
+
+// TestFilesAreBounded: what accumulates over the years is given up once it is too much, but for the
+// roots: clients may begin at any of them. The next version has all that is its own.
+func TestFilesAreBounded(t *testing.T) {
+	server := tufrepo.New(t, targetOf(t, "P-256"))
+	c := copyOf(t, server, server.PublishRoot(t))
+	c.update()
+	server.Rotate(t, time.Now().Add(time.Hour))
+	server.Publish(t, targetOf(t, "P-256"), time.Now().Add(time.Hour))
+	c.update()
+	all := c.served.Load()
+	size := 0
+	for _, file := range all.files {
+		size += len(file.Data)
+	}
+	names := func(most int) []string { return slices.Sorted(maps.Keys(all.successor(time.Now(), most).files)) }
+	if got := names(size); !slices.Contains(got, "1.snapshot.json") || !slices.Contains(got, "2.targets.json") {
+		t.Errorf("kept are %q", got)
+	}
+	if got := names(size - 1); !slices.Equal(got, []string{"1.root.json", "2.root.json"}) {
+		t.Errorf("of too much there stay %q", got)
+	}
+	c.served.Store(&served{version: all.version, files: all.successor(time.Now(), 0).files, history: all.history, floor: all.floor})
+	server.Publish(t, targetOf(t, "P-256"), time.Now().Add(time.Hour))
+	c.update()
+	for _, name := range []string{"timestamp.json", "3.snapshot.json", "3.targets.json", "1.root.json"} {
+		if f, ok := c.File(name); !ok || !bytes.Equal(f.Data, server.Files()[name]) {
+			t.Errorf("%s is not served", name)
+		}
+	}
+	if _, ok := c.File("1.snapshot.json"); ok || c.Target(tufrepo.TrustedRoot) == nil {
+		t.Error("the next version has another one's files, or lacks its own")
+	}
+}

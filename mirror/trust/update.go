@@ -48,7 +48,7 @@ type updating struct {
 // update returns what upstream has now.
 func (r *Repository) update(ctx context.Context, now time.Time) (*served, error) {
 	kept := r.served.Load()
-	u := &updating{Repository: r, ctx: ctx, kept: kept, next: kept.successor(now)}
+	u := &updating{Repository: r, ctx: ctx, kept: kept, next: kept.successor(now, maxKept)}
 	for _, step := range []func() error{u.root, u.timestamp, u.snapshot, u.targets, u.floor, u.elderRoots} {
 		if err := guard(step); err != nil {
 			return nil, err

@@ -37,14 +37,23 @@ type served struct {
 	floor   map[string]int64 // version of each role that was seen last, whatever is damaged
 }
 
-// successor begins the next version: of this one only what has a name for ever is in it.
-func (s *served) successor(now time.Time) *served {
+// maxKept bounds the files of earlier versions that stay in memory to be served, in bytes.
+const maxKept = 256 << 20
+
+// successor begins the next version: of this one only what has a name for ever is in it. When that
+// has more than most bytes it is the roots alone: then clients in the middle of an update begin it
+// again. The database has every version all the same.
+func (s *served) successor(now time.Time, most int) *served {
+	size := 0
+	for _, file := range s.files {
+		size += len(file.Data)
+	}
 	next := &served{version: version{
 		Number: s.Number + 1, Seen: now, Consistent: s.Consistent,
 		Names: map[string]string{}, Files: map[string]string{}, Targets: map[string]string{},
 	}, files: map[string]File{}}
 	for name, file := range s.files {
-		if file.Forever {
+		if file.Forever && (size <= most || isRoot(name)) {
 			next.files[name], next.Files[name] = file, file.Hash
 		}
 	}
@@ -68,12 +77,17 @@ func (s *served) clone() *served {
 // dropRoots takes out all roots.
 func (s *served) dropRoots() {
 	for name := range s.files {
-		var n int64
-		if _, err := fmt.Sscanf(name, "%d.root.json", &n); err == nil && name == rootFile(n) {
+		if isRoot(name) {
 			delete(s.files, name)
 			delete(s.Files, name)
 		}
 	}
+}
+
+func isRoot(name string) bool {
+	var n int64
+	_, err := fmt.Sscanf(name, "%d.root.json", &n)
+	return err == nil && name == rootFile(n)
 }
 
 // is says which file has the metadata of a role.

@@ -30,9 +30,9 @@ type Config struct {
 	DB *storage.DB
 	// Dir is the Folder with what was signed offline. It is looked at again and again.
 	Dir string
-	// Signers returns who signs for the two roles. It is asked until it succeeds: what was signed is
-	// served meanwhile.
-	Signers func() (snapshot, timestamp signature.Signer, err error)
+	// Signers returns who signs for the two roles, until ctx ends. It is asked until it succeeds: what
+	// was signed is served meanwhile.
+	Signers func(ctx context.Context) (snapshot, timestamp signature.Signer, err error)
 	// Lifetime is how long a timestamp is good; 0 is a week. It is signed anew when a seventh of
 	// that is over. A snapshot is good for four times as long, and signed anew after half of it.
 	Lifetime time.Duration
@@ -153,7 +153,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 // Publish looks at the folder, signs what has to be signed, and serves it. What cannot be
 // published is told by Status and the log; the error is that of trust.Repository.Update.
 func (p *Publisher) Publish(ctx context.Context) error {
-	next, problem := p.next(time.Now())
+	next, problem := p.next(ctx, time.Now())
 	p.tell(problem)
 	if next == nil {
 		return nil
@@ -225,9 +225,9 @@ func (p *Publisher) HasTarget(content []byte) bool {
 // next returns the newest version that can be served; nil if none can. The error is why it is not
 // what is newest in the folder. To serve what is older goes on then, with timestamps that are signed
 // anew: clients must not die of a mistake in the folder.
-func (p *Publisher) next(now time.Time) (draft, error) {
+func (p *Publisher) next(ctx context.Context, now time.Time) (draft, error) {
 	if p.signers == nil {
-		snapshot, timestamp, err := p.cfg.Signers()
+		snapshot, timestamp, err := p.cfg.Signers(ctx)
 		if err != nil {
 			return nil, err
 		}
