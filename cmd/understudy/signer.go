@@ -45,11 +45,11 @@ func (p passphrases) get(key string, twice bool) ([]byte, error) {
 		return nil, fmt.Errorf("the passphrase of %s: there is no terminal to ask for it; give a file that has it", key)
 	}
 	ask := func(text string) ([]byte, error) {
-		fmt.Fprintf(os.Stderr, text, key)
+		fmt.Fprint(os.Stderr, text)
 		defer fmt.Fprintln(os.Stderr)
 		return term.ReadPassword(tty)
 	}
-	passphrase, err := ask("Passphrase of %s: ")
+	passphrase, err := ask("Passphrase of " + key + ": ")
 	if err != nil || !twice {
 		return passphrase, err
 	}
@@ -58,7 +58,7 @@ func (p passphrases) get(key string, twice bool) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case !bytes.Equal(passphrase, again):
-		return nil, errors.New("the two are not the same; nothing was written")
+		return nil, errors.New("the two are not the same: begin again")
 	case len(passphrase) == 0:
 		return nil, errors.New("an empty passphrase protects nothing")
 	}
@@ -155,7 +155,7 @@ var keyCost = pkcs8.ScryptOpts{SaltSize: 16, CostParameter: 1 << 14, BlockSize: 
 // never overwrites a file.
 func makeKey(file string, p passphrases) (signature.Signer, error) {
 	if _, err := os.Stat(file); err == nil {
-		return nil, fmt.Errorf("%s is there already, and is not overwritten", file)
+		return nil, fmt.Errorf("%s is there already, and is not overwritten: give it by a flag if it is to be used, or move it away if no repository has it", file)
 	}
 	passphrase, err := p.get(file, true)
 	if err != nil {

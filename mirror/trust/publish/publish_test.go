@@ -515,7 +515,7 @@ func TestCrash(t *testing.T) {
 // TestClockGoesBack: nothing is signed with an older number, and what is served is kept.
 func TestClockGoesBack(t *testing.T) {
 	inHouse(t, func(h *house) {
-		d, problem := h.next(h.Context(), time.Now().Add(-300 * day))
+		d, problem := h.next(h.Context(), time.Now().Add(-300*day))
 		if problem != nil {
 			t.Fatal(problem)
 		}
@@ -523,7 +523,7 @@ func TestClockGoesBack(t *testing.T) {
 			t.Error("another timestamp is signed")
 		}
 		h.sign("two")
-		d, problem = h.next(h.Context(), time.Now().Add(-300 * day))
+		d, problem = h.next(h.Context(), time.Now().Add(-300*day))
 		if problem != nil {
 			t.Fatal(problem)
 		}
