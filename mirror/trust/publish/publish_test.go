@@ -11,7 +11,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	mrand "math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -635,3 +637,62 @@ func TestFolderRefuses(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestHalfCopied: files of the folder arrive in any order, and now and then in part. At every moment
+// clients get the old or the new.
+func TestHalfCopied(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			inHouse(t, func(h *house) {
+				random := mrand.New(mrand.NewPCG(seed, 0))
+				before := h.snapshotDir()
+				h.sign("between")
+				must(h.folder.Rotate(metadata.ROOT, nil, 0, time.Now().Add(900*day), h.roots()))
+				fresh := newKey()
+				must(h.folder.Rotate(metadata.TARGETS, []crypto.PublicKey{public(fresh)}, 0, time.Now().Add(900*day), h.roots()))
+				h.keys[metadata.TARGETS] = fresh
+				h.sign("two")
+				after := h.snapshotDir()
+				if err := os.RemoveAll(h.dir); err != nil {
+					t.Fatal(err)
+				}
+				for name, data := range before {
+					h.write(name, data)
+				}
+				names := slices.Sorted(maps.Keys(after))
+				random.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
+				last := "one"
+				for _, name := range names {
+					if before[name] != nil {
+						continue
+					}
+					for _, part := range [][]byte{after[name][:random.IntN(len(after[name]))], after[name]} {
+						h.write(name, part)
+						h.publish()
+						got, err := h.client(h.clientDir)
+						if err != nil || got != last && (got == "one" || last == "two") {
+							t.Fatalf("with %s: %q after %q, %v; %+v", name, got, last, err, h.Status().Problem)
+						}
+						last = got
+					}
+				}
+				h.good("two")
+			})
+		})
+	}
+}
+
+// snapshotDir returns all files of the folder.
+func (h *house) snapshotDir() map[string][]byte {
+	h.Helper()
+	files := map[string][]byte{}
+	if err := fs.WalkDir(os.DirFS(h.dir), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			files[name], err = os.ReadFile(filepath.Join(h.dir, name))
+		}
+		return err
+	}); err != nil {
+		h.Fatal(err)
+	}
+	return files
+}
