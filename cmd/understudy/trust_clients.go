@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
@@ -51,11 +52,14 @@ func (e *exported) object(api, kind string, spec yaml.MapSlice) yaml.MapSlice {
 // reconciler takes no trusted root with a log that signs otherwise than by ECDSA, as Rekor v2 does:
 // it gets one without them, out of our own repository, or as plain keys.
 func (e *exported) policyController() ([]byte, error) {
-	const says = `# TrustRoot for sigstore/policy-controller: name it in "trustRootRef" of a ClusterImagePolicy.
-# It has no Rekor v2 log, because policy-controller (v0.15.1) refuses a TrustRoot with one. For these, and
-# for signatures in bundles, start policy-controller with --tuf-mirror and --tuf-root instead:
-#   --tuf-mirror %s --tuf-root root.json
+	says := `# TrustRoot for sigstore/policy-controller: name it in "trustRootRef" of a ClusterImagePolicy.
+# It has no Rekor v2 log, because policy-controller (v0.15.1) refuses a TrustRoot with one.
 `
+	if e.tufRoot != nil {
+		says += fmt.Sprintf(`# For these, and for signatures in bundles, start policy-controller with --tuf-mirror and --tuf-root instead:
+#   --tuf-mirror %s --tuf-root root.json
+`, e.url)
+	}
 	var spec yaml.MapSlice
 	if e.own {
 		spec = yaml.MapSlice{{Key: "remote", Value: yaml.MapSlice{
@@ -69,7 +73,7 @@ func (e *exported) policyController() ([]byte, error) {
 		spec = yaml.MapSlice{{Key: "sigstoreKeys", Value: keys}}
 	}
 	text, err := yaml.Marshal(e.object("policy.sigstore.dev/v1alpha1", "TrustRoot", spec))
-	return append(fmt.Appendf(nil, says, e.url), text...), err
+	return append([]byte(says), text...), err
 }
 
 // sigstoreKeys is a TrustedRoot as policy-controller has it, with logs that sign by ECDSA alone.
@@ -94,7 +98,7 @@ func sigstoreKeys(root []byte) (yaml.MapSlice, error) {
 	}
 	logs := func(list []*trustroot.TransparencyLogInstance) (out []yaml.MapSlice) {
 		for _, l := range list {
-			public := pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: l.GetPublicKey().GetRawBytes()})
+			public := pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: subjectPublicKeyInfo(l.GetPublicKey().GetRawBytes())})
 			out = append(out, yaml.MapSlice{
 				{Key: "baseURL", Value: l.GetBaseUrl()}, {Key: "hashAlgorithm", Value: "sha-256"}, {Key: "publicKey", Value: base64.StdEncoding.EncodeToString(public)},
 			})
@@ -106,6 +110,17 @@ func sigstoreKeys(root []byte) (yaml.MapSlice, error) {
 		{Key: "tLogs", Value: logs(r.GetTlogs())}, {Key: "ctLogs", Value: logs(r.GetCtlogs())},
 		{Key: "timestampAuthorities", Value: authorities(r.GetTimestampAuthorities())},
 	}, nil
+}
+
+// subjectPublicKeyInfo is the one encoding of keys that policy-controller reads. A TrustedRoot may have a
+// CT log's RSA key as PKCS #1: that of Sigstore's staging has.
+func subjectPublicKeyInfo(der []byte) []byte {
+	if key, err := x509.ParsePKCS1PublicKey(der); err == nil {
+		if info, err := x509.MarshalPKIXPublicKey(key); err == nil {
+			return info
+		}
+	}
+	return der
 }
 
 func certificates(list []*common.X509Certificate) (out []byte) {
