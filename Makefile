@@ -47,6 +47,7 @@ e2e-v1: ## real clients of Rekor v1 against a real Rekor v1, and a mirror alone 
 e2e-trust: ## real clients that take Sigstore's trust material from a mirror alone
 	@command -v node >/dev/null || { $(call skip,sigstore-js: there is no node (Debian: nodejs)); }
 	$(GO) run ./test/tools cosign rekor-tiles
+	cd test/policycontroller && GOFLAGS=-mod=mod $(GO) build -buildvcs=false -ldflags='-s -w' -o ../../$(BIN)/policycontroller .
 	$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
 	$(GO) build -buildvcs=false -tags kms -o $(BIN)/understudy-kms ./cmd/understudy
 	UNDERSTUDY_E2E_TRUST=1 $(GO) test -count=1 -timeout 10m ./test/e2etrust

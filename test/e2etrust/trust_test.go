@@ -47,10 +47,16 @@ type world struct {
 	proxy  string // URL of a proxy that leads to the log of our own
 }
 
-func newWorld(t *testing.T) *world {
+// skipUnlessAsked skips a test that needs what `make e2e-trust` builds.
+func skipUnlessAsked(t *testing.T) {
+	t.Helper()
 	if os.Getenv("UNDERSTUDY_E2E_TRUST") == "" {
-		t.Skip("NOTICE: needs cosign, which takes minutes to build: make e2e-trust")
+		t.Skip("NOTICE: needs clients that take minutes to build: make e2e-trust")
 	}
+}
+
+func newWorld(t *testing.T) *world {
+	skipUnlessAsked(t)
 	dir := t.TempDir()
 	w := &world{T: t, root: filepath.Join(dir, "root.json"), bundle: filepath.Join(dir, "bundle.json"), config: filepath.Join(dir, "understudy.yaml")}
 	w.repo = tufrepo.New(t, must(os.ReadFile(dataFile(t, "trusted-roots/public-good.json"))))
