@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
@@ -98,7 +97,7 @@ func sigstoreKeys(root []byte) (yaml.MapSlice, error) {
 	}
 	logs := func(list []*trustroot.TransparencyLogInstance) (out []yaml.MapSlice) {
 		for _, l := range list {
-			public := pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: subjectPublicKeyInfo(l.GetPublicKey().GetRawBytes())})
+			public := pem.EncodeToMemory(&pem.Block{Type: pemPublic, Bytes: l.GetPublicKey().GetRawBytes()})
 			out = append(out, yaml.MapSlice{
 				{Key: "baseURL", Value: l.GetBaseUrl()}, {Key: "hashAlgorithm", Value: "sha-256"}, {Key: "publicKey", Value: base64.StdEncoding.EncodeToString(public)},
 			})
@@ -110,17 +109,6 @@ func sigstoreKeys(root []byte) (yaml.MapSlice, error) {
 		{Key: "tLogs", Value: logs(r.GetTlogs())}, {Key: "ctLogs", Value: logs(r.GetCtlogs())},
 		{Key: "timestampAuthorities", Value: authorities(r.GetTimestampAuthorities())},
 	}, nil
-}
-
-// subjectPublicKeyInfo is the one encoding of keys that policy-controller reads. A TrustedRoot may have a
-// CT log's RSA key as PKCS #1: that of Sigstore's staging has.
-func subjectPublicKeyInfo(der []byte) []byte {
-	if key, err := x509.ParsePKCS1PublicKey(der); err == nil {
-		if info, err := x509.MarshalPKIXPublicKey(key); err == nil {
-			return info
-		}
-	}
-	return der
 }
 
 func certificates(list []*common.X509Certificate) (out []byte) {

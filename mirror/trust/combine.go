@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,8 +100,9 @@ func RewriteV1(base []byte, host, address string) ([]byte, error) {
 	return all.json()
 }
 
-// ECDSARoot returns a TrustedRoot without the logs that sign otherwise than by ECDSA: those of Rekor v2
-// do. policy-controller refuses a TrustedRoot that has one (its pkg/reconciler/trustroot, v0.15.1).
+// ECDSARoot returns a TrustedRoot as policy-controller takes it (its pkg/reconciler/trustroot, v0.15.1):
+// without the logs that sign otherwise than by ECDSA, as those of Rekor v2 do, and with the RSA keys of CT
+// logs as SubjectPublicKeyInfo, where Sigstore's staging has PKCS #1.
 func ECDSARoot(base []byte) ([]byte, error) {
 	parsed, err := ParseRoot(base)
 	if err != nil {
@@ -112,15 +114,62 @@ func ECDSARoot(base []byte) ([]byte, error) {
 			other[string(key.LogID)] = true
 		}
 	}
-	if len(other) == 0 {
-		return base, nil
-	}
 	all, err := rootParts(base)
 	if err != nil {
 		return nil, err
 	}
+	changed := len(other) > 0
 	all.lists["tlogs"] = slices.DeleteFunc(all.lists["tlogs"], func(raw json.RawMessage) bool { return other[string(logOf(raw).LogID.KeyID)] })
+	for i, raw := range all.lists["ctlogs"] {
+		rewritten, err := rewriteRSA(raw)
+		if err != nil {
+			return nil, err
+		}
+		if rewritten != nil {
+			all.lists["ctlogs"][i], changed = rewritten, true
+		}
+	}
+	if !changed {
+		return base, nil
+	}
 	return all.json()
+}
+
+// rewriteRSA returns a log with its PKCS #1 key as SubjectPublicKeyInfo, or nil if it has no such key, or
+// one of a size for which there is no word (protobuf-specs, PublicKeyDetails). The log ID is the same.
+func rewriteRSA(log json.RawMessage) (json.RawMessage, error) {
+	var fields, key map[string]json.RawMessage
+	var der []byte
+	if err := json.Unmarshal(log, &fields); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(fields["publicKey"], &key); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(key["rawBytes"], &der); err != nil {
+		return nil, err
+	}
+	public, err := x509.ParsePKCS1PublicKey(der)
+	if err != nil {
+		return nil, nil
+	}
+	details, ok := map[int]string{2048: "PKIX_RSA_PKCS1V15_2048_SHA256", 3072: "PKIX_RSA_PKCS1V15_3072_SHA256", 4096: "PKIX_RSA_PKCS1V15_4096_SHA256"}[public.N.BitLen()]
+	if !ok {
+		return nil, nil
+	}
+	if der, err = x509.MarshalPKIXPublicKey(public); err != nil {
+		return nil, err
+	}
+	if key["rawBytes"], err = json.Marshal(der); err != nil {
+		return nil, err
+	}
+	if key["keyDetails"], err = json.Marshal(details); err != nil {
+		return nil, err
+	}
+	if fields["publicKey"], err = json.Marshal(key); err != nil {
+		return nil, err
+	}
+	return json.Marshal(fields)
 }
 
 // parts is a TrustedRoot whose lists have their elements as they stand.

@@ -2,10 +2,14 @@ package trust
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -79,6 +83,44 @@ func TestCombineRoots(t *testing.T) {
 		if _, err := CombineRoots(base, ours, ours); err == nil {
 			t.Errorf("%s: ours twice is taken", name)
 		}
+	}
+}
+
+// TestECDSARoot: of what Sigstore has published the Rekor logs with ECDSA keys remain, and every CT log, with
+// a key in the one encoding that policy-controller reads.
+func TestECDSARoot(t *testing.T) {
+	rewritten := 0
+	for name, base := range genuineFiles(t, "*/*trusted_root.json") {
+		before, err := root.NewTrustedRootFromJSON(base)
+		if err != nil { // it is malformed
+			if _, err := ECDSARoot(base); err == nil {
+				t.Errorf("%s is malformed, and is taken", name)
+			}
+			continue
+		}
+		made := must(ECDSARoot(base))
+		after := must(root.NewTrustedRootFromJSON(made))
+		logs := before.RekorLogs()
+		maps.DeleteFunc(logs, func(_ string, l *root.TransparencyLog) bool { _, ok := l.PublicKey.(*ecdsa.PublicKey); return !ok })
+		if !reflect.DeepEqual(after.RekorLogs(), logs) || len(after.CTLogs()) != len(before.CTLogs()) {
+			t.Errorf("%s: other logs", name)
+		}
+		for id, l := range before.CTLogs() {
+			if a := after.CTLogs()[id]; a == nil || a.BaseURL != l.BaseURL || !reflect.DeepEqual(a.PublicKey, l.PublicKey) || a.ValidityPeriodStart != l.ValidityPeriodStart || a.ValidityPeriodEnd != l.ValidityPeriodEnd {
+				t.Errorf("%s: CT log %s: %v, want %v", name, id, a, l)
+			}
+		}
+		for _, l := range must(root.NewTrustedRootProtobuf(made)).GetCtlogs() {
+			if _, err := x509.ParsePKIXPublicKey(l.GetPublicKey().GetRawBytes()); err != nil {
+				t.Errorf("%s: %s: %v", name, l.GetBaseUrl(), err)
+			}
+		}
+		if !bytes.Equal(made, base) {
+			rewritten++
+		}
+	}
+	if rewritten == 0 {
+		t.Error("none had to be rewritten")
 	}
 }
 

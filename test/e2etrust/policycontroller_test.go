@@ -175,6 +175,14 @@ func TestPolicyControllerTakesOwnRepository(t *testing.T) {
 	ours := base64.StdEncoding.EncodeToString(must(os.ReadFile(filepath.Join(w.export, "root.json"))))
 	w.mustRefuse("not enough signatures", edited(t, exported, ours, others))
 	w.mustRefuse("threshold", nil, "-tuf-mirror", w.ownURL, "-tuf-root", w.root)
+
+	// What it could not read otherwise is in the repository as it can.
+	w.write(w.file("rsa.json"), rsaCTLog())
+	w.understudy("trust", "export", w.file("rsa"), "--signing-config", w.file("public_signing.json"), "--add-trusted-root", w.file("rsa.json"))
+	w.sign("--material", w.file("rsa"))
+	w.status("targets   version 2, expires in")
+	w.mustHave(ofECDSA, exported)
+
 	w.daemon.Kill()
 	w.mustRefuse("connection refused", exported)
 	w.mustRefuse("connection refused", nil, flags...)
