@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -40,10 +41,9 @@ func newTrustExportCommand() *cobra.Command {
   trusted_root.json       what verifiers trust: Sigstore's entries as they stand, and yours
                           (--add-trusted-root: a TrustedRoot that lists, say, a log of your own)
   signing_config.json     where signers log and get times
-  root.json               where clients of the TUF repository begin
   policy-controller.yaml  TrustRoot for sigstore/policy-controller
-  kyverno.yaml            policies for Kyverno, to complete
-  cosign.env              environment for cosign, to source into a shell
+  root.json, kyverno.yaml, cosign.env     if there is a TUF repository: where its clients begin, a
+                          policy for Kyverno to complete, an environment for cosign to source
   history/                every version of both that was ever seen
 
 "understudy trust sign --material DIR" then signs the first two and the history for clients
@@ -83,6 +83,9 @@ Exit codes: 0 written; 1 there was no such file then; 2 it could not be written.
 	return cmd
 }
 
+// kubernetesName is what objects may be called (RFC 1123).
+var kubernetesName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`)
+
 // exported is what is written.
 type exported struct {
 	root    []byte
@@ -99,6 +102,9 @@ func (o *exportOptions) export(ctx context.Context, c *Config, dir string, notes
 	logs := trust.SigningLogs(o.logs)
 	if (o.ownSigning != "") == (logs == trust.SigningPublic) {
 		return errors.New("--logs always and --logs fallback need --own-signing-config, and --logs public has none")
+	}
+	if !kubernetesName.MatchString(o.name) {
+		return fmt.Errorf("--name %q: Kubernetes wants lower-case letters, digits, dots and dashes", o.name)
 	}
 	e := &exported{name: o.name, signing: map[string][]byte{}, keys: map[string][]byte{}, history: map[string][]byte{}}
 	if err := o.gather(ctx, c, e, notes); err != nil {
@@ -223,7 +229,7 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 		if logs != trust.SigningPublic {
 			return errors.New("there is no SigningConfig to begin with: give one with --signing-config")
 		}
-		fmt.Fprintf(notes, "note: the repository has no %s: none is written\n", trust.SigningTarget)
+		fmt.Fprintln(notes, "note: there is no SigningConfig: none is written")
 	}
 	for _, name := range slices.Sorted(maps.Keys(e.signing)) {
 		config, said, err := trust.CombineSigning(e.signing[name], ours, logs, time.Now())
