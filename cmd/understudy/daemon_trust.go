@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -129,12 +130,13 @@ func (d *daemon) newTrust(ctx context.Context) bool {
 	}
 }
 
-// behind says whether the newest TrustedRoot of the copy of Sigstore's repository is in ours: as it
-// is, or in the history of what ours is made of.
+// behind says whether ours was made of another TrustedRoot than is the newest of the copy of Sigstore's
+// repository.
 func (d *daemon) behind() bool {
 	if d.tuf == nil || d.own == nil {
 		return false
 	}
 	newest := d.tuf.Target(trust.RootTarget)
-	return newest != nil && d.own.Target(trust.RootTarget) != nil && !d.own.HasTarget(newest)
+	made := d.own.MadeFrom()
+	return newest != nil && made != nil && !bytes.Equal(made, newest)
 }

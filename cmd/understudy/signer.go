@@ -99,7 +99,7 @@ func openSigner(ctx context.Context, ref string, p passphrases) (signature.Signe
 	if err != nil {
 		return nil, err
 	}
-	private, _, err := pkcs8.ParsePrivateKey(block.Bytes, passphrase)
+	private, err := decrypt(block.Bytes, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("%s cannot be decrypted: %w; is the passphrase the right one?", ref, err)
 	}
@@ -108,6 +108,17 @@ func openSigner(ctx context.Context, ref string, p passphrases) (signature.Signe
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	return signer, nil
+}
+
+// decrypt reads encrypted PKCS #8. The library expects whole blocks.
+func decrypt(der, passphrase []byte) (private any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it is damaged: %v", p)
+		}
+	}()
+	private, _, err = pkcs8.ParsePrivateKey(der, passphrase)
+	return private, err
 }
 
 // openPublic returns the public key of a key, without its passphrase.

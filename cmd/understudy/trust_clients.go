@@ -1,9 +1,13 @@
 package main
 
 import (
+	"cmp"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -28,7 +32,10 @@ func (e *exported) clientFiles(dir string, files map[string][]byte) (err error) 
 	if files[trust.ECDSATarget], err = trust.ECDSARoot(e.root); err != nil {
 		return err
 	}
-	if files[policyControllerFile], err = e.policyController(); err != nil {
+	switch text, err := e.policyController(); {
+	case err == nil:
+		files[policyControllerFile] = text
+	case !errors.Is(err, errNoAuthorities):
 		return err
 	}
 	if e.tufRoot == nil { // there is no TUF repository
@@ -85,11 +92,15 @@ func sigstoreKeys(root []byte) (yaml.MapSlice, error) {
 	if err := protojson.Unmarshal(root, &r); err != nil {
 		return nil, err
 	}
+	if len(r.GetCertificateAuthorities()) == 0 && len(r.GetTimestampAuthorities()) == 0 {
+		return nil, errNoAuthorities
+	}
 	authorities := func(list []*trustroot.CertificateAuthority) (out []yaml.MapSlice) {
 		for _, a := range list {
+			organization, name := namesOf(a)
 			out = append(out, yaml.MapSlice{
-				{Key: "subject", Value: yaml.MapSlice{{Key: "organization", Value: a.GetSubject().GetOrganization()}, {Key: "commonName", Value: a.GetSubject().GetCommonName()}}},
-				{Key: "uri", Value: a.GetUri()},
+				{Key: "subject", Value: yaml.MapSlice{{Key: "organization", Value: organization}, {Key: "commonName", Value: name}}},
+				{Key: "uri", Value: cmp.Or(a.GetUri(), "https://"+url.PathEscape(organization))},
 				{Key: "certChain", Value: base64.StdEncoding.EncodeToString(certificates(a.GetCertChain().GetCertificates()))},
 			})
 		}
@@ -109,6 +120,21 @@ func sigstoreKeys(root []byte) (yaml.MapSlice, error) {
 		{Key: "tLogs", Value: logs(r.GetTlogs())}, {Key: "ctLogs", Value: logs(r.GetCtlogs())},
 		{Key: "timestampAuthorities", Value: authorities(r.GetTimestampAuthorities())},
 	}, nil
+}
+
+// errNoAuthorities: policy-controller takes no TrustRoot of plain keys without an authority.
+var errNoAuthorities = errors.New("the trusted root lists neither certificate authorities nor time-stamping authorities")
+
+// namesOf are organization and common name of an authority, which policy-controller wants and a
+// TrustedRoot may leave out: those of its certificates then.
+func namesOf(a *trustroot.CertificateAuthority) (organization, name string) {
+	organization, name = a.GetSubject().GetOrganization(), a.GetSubject().GetCommonName()
+	for _, raw := range a.GetCertChain().GetCertificates() {
+		if c, err := x509.ParseCertificate(raw.GetRawBytes()); err == nil {
+			organization, name = cmp.Or(organization, strings.Join(c.Subject.Organization, " ")), cmp.Or(name, c.Subject.CommonName)
+		}
+	}
+	return cmp.Or(organization, "unnamed"), cmp.Or(name, "unnamed")
 }
 
 func certificates(list []*common.X509Certificate) (out []byte) {
@@ -149,9 +175,8 @@ func (e *exported) cosign(dir string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	quoted := func(file string) string {
-		return "'" + strings.ReplaceAll(filepath.Join(dir, file), "'", `'\''`) + "'"
-	}
+	quote := func(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+	quoted := func(file string) string { return quote(filepath.Join(dir, file)) }
 	signing := ""
 	if e.signing[trust.SigningTarget] != nil {
 		signing = "#export COSIGN_SIGNING_CONFIG=" + quoted(signingFile) + "\n"
@@ -161,10 +186,10 @@ func (e *exported) cosign(dir string) ([]byte, error) {
 unset SIGSTORE_ROOT_FILE SIGSTORE_REKOR_PUBLIC_KEY SIGSTORE_CT_LOG_PUBLIC_KEY_FILE SIGSTORE_TSA_CERTIFICATE_FILE
 
 # It follows the TUF repository, and needs it for each run.
-export TUF_MIRROR='%s'
+export TUF_MIRROR=%s
 export TUF_ROOT_JSON=%s
 
 # Or it takes these files as they are, and needs nobody; they do not change by themselves.
 #export COSIGN_TRUSTED_ROOT=%s
-%s`, e.url, quoted(tufRootFile), quoted(trust.RootTarget), signing), nil
+%s`, quote(e.url), quoted(tufRootFile), quoted(trust.RootTarget), signing), nil
 }

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -121,6 +123,9 @@ func (o *exportOptions) export(ctx context.Context, c *Config, dir string, notes
 	if e.root, err = trust.CombineRoots(e.root, more...); err != nil {
 		return err
 	}
+	if err := o.signers(e, logs, notes); err != nil {
+		return err
+	}
 	if o.v1URL != "" {
 		host, err := c.serviceHost()
 		if err != nil {
@@ -133,10 +138,7 @@ func (o *exportOptions) export(ctx context.Context, c *Config, dir string, notes
 			return err
 		}
 	}
-	if err := o.signers(e, logs, notes); err != nil {
-		return err
-	}
-	if e.tufRoot, e.url, err = c.whereClientsBegin(o.url); err != nil {
+	if e.tufRoot, e.url, err = c.whereClientsBegin(o.url, notes); err != nil {
 		return err
 	}
 	e.own = c.Trust != nil
@@ -155,12 +157,15 @@ func (o *exportOptions) gather(ctx context.Context, c *Config, e *exported, note
 			return err
 		}
 	}
-	if c.TUF == nil && o.server == "" && o.trustedRoot != "" {
-		return nil
-	}
 	at, err := parseTime(o.asOf)
 	if err != nil {
 		return err
+	}
+	if c.TUF == nil && o.server == "" && o.trustedRoot != "" {
+		if at != nil {
+			return errors.New("--as-of is of a copy of a TUF repository, and none is configured")
+		}
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
@@ -182,7 +187,7 @@ func (o *exportOptions) gather(ctx context.Context, c *Config, e *exported, note
 		e.root = answer.GetContent()
 	}
 	for _, m := range list.GetMaterials() {
-		isSigning, isKey := isSigningConfig(m.GetName()), isKeyFile(m.GetName())
+		isSigning, isKey := trust.IsSigningConfig(m.GetName()), isKeyFile(m.GetName())
 		inForce := m.GetUntil() == nil || at != nil && m.GetUntil().AsTime().After(at.AsTime())
 		if m.GetName() != trust.RootTarget && !isSigning && !(isKey && inForce) || at != nil && m.GetSeen().AsTime().After(at.AsTime()) {
 			continue
@@ -231,10 +236,13 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 		}
 		fmt.Fprintln(notes, "note: there is no SigningConfig: none is written")
 	}
+	var failed error
 	for _, name := range slices.Sorted(maps.Keys(e.signing)) {
 		config, said, err := trust.CombineSigning(e.signing[name], ours, logs, time.Now())
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		if err != nil { // there are some of several API versions: not all go together with ours
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
+			delete(e.signing, name)
+			continue
 		}
 		for _, note := range said {
 			fmt.Fprintf(notes, "note: %s: %s\n", name, note)
@@ -248,12 +256,12 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 			fmt.Fprintf(notes, "note: %s: signers log in %s, which trusted_root.json does not know: what they sign there cannot be verified with it\n", name, log)
 		}
 	}
+	if failed != nil && len(e.signing) == 0 {
+		return failed
+	} else if failed != nil {
+		fmt.Fprintf(notes, "note: not written: %v\n", failed)
+	}
 	return nil
-}
-
-// isSigningConfig says whether a target is a SigningConfig of the version that clients read.
-func isSigningConfig(name string) bool {
-	return strings.HasPrefix(name, "signing_config") && strings.HasSuffix(name, ".v0.2.json") && publish.TargetName.MatchString(name) && !strings.Contains(name, "/")
 }
 
 // isKeyFile says whether a target is a key or certificate, as Sigstore had them before there was a
@@ -278,7 +286,7 @@ func targetOf(file string) (target string, ok bool) {
 	switch {
 	case file == signingFile:
 		return trust.SigningTarget, true
-	case file == trust.RootTarget, file == trust.ECDSATarget, isSigningConfig(file), isKeyFile(file), strings.HasPrefix(file, historyPrefix):
+	case file == trust.RootTarget, file == trust.ECDSATarget, trust.IsSigningConfig(file), isKeyFile(file), strings.HasPrefix(file, historyPrefix):
 		return file, true
 	}
 	return "", false
@@ -296,8 +304,8 @@ func (c *Config) serviceHost() (string, error) {
 }
 
 // whereClientsBegin returns the root and the address of the TUF repository for clients: ours if
-// there is one.
-func (c *Config) whereClientsBegin(at string) (root []byte, address string, err error) {
+// there is one; nil if there is none.
+func (c *Config) whereClientsBegin(at string, notes io.Writer) (root []byte, address string, err error) {
 	path := "/tuf"
 	switch {
 	case c.Trust != nil:
@@ -307,14 +315,34 @@ func (c *Config) whereClientsBegin(at string) (root []byte, address string, err 
 		var cfg trust.RepositoryConfig
 		cfg, err = c.repository(nil)
 		root = cfg.Root
+	default:
+		return nil, "", nil
 	}
-	if at == "" {
-		at = "http://" + c.Listen.HTTP + path
-	} else if !isLogURL(at) {
-		return nil, "", fmt.Errorf("--url %q is no address", at)
+	if err != nil {
+		return nil, "", err
 	}
-	return root, strings.TrimRight(at, "/"), err
+	if at != "" {
+		if !isLogURL(at) || strings.ContainsAny(at, "'\"\\ ") {
+			return nil, "", fmt.Errorf("--url %q is no address", at)
+		}
+		return root, strings.TrimRight(at, "/"), nil
+	}
+	host, _, err := net.SplitHostPort(c.Listen.HTTP)
+	ip := net.ParseIP(host)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case host == "" || ip != nil && ip.IsUnspecified():
+		return nil, "", fmt.Errorf("clients have to find the TUF repository: give its address with --url, like http://mirror.example.com:8080%s", path)
+	case ip != nil && ip.IsLoopback() || host == "localhost":
+		fmt.Fprintf(notes, "note: clients are sent to http://%s%s, which is this machine: --url gives another address\n", c.Listen.HTTP, path)
+	}
+	return root, "http://" + c.Listen.HTTP + path, nil
 }
+
+// exportedFile lists what an export has written: the next one into the same directory takes away what
+// it does not write itself.
+const exportedFile = "exported.txt"
 
 // write writes all files.
 func (e *exported) write(dir string) error {
@@ -332,14 +360,38 @@ func (e *exported) write(dir string) error {
 	if err := e.clientFiles(dir, files); err != nil {
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		file := filepath.Join(dir, filepath.FromSlash(name))
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			return err
+	list := strings.Join(slices.Sorted(maps.Keys(files)), "\n") + "\n"
+	if old, err := os.ReadFile(filepath.Join(dir, exportedFile)); err == nil {
+		for name := range strings.Lines(string(old)) {
+			if name = strings.TrimSpace(name); files[name] == nil && filepath.IsLocal(name) {
+				if err := os.Remove(filepath.Join(dir, filepath.FromSlash(name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+			}
 		}
-		if err := os.WriteFile(file, files[name], 0o644); err != nil {
+	}
+	files[exportedFile] = []byte(list)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := replaceFile(filepath.Join(dir, filepath.FromSlash(name)), files[name]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// replaceFile writes a file as a whole: who reads it sees the one before or this one.
+func replaceFile(name string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
 }

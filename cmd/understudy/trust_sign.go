@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"errors"
@@ -76,7 +77,7 @@ Keys are ECDSA on P-256 in files of encrypted PKCS #8. Those of snapshot and tim
 have a passphrase of their own, which is made here. Keys that exist already, also those
 of a key management service (in a program built with -tags kms), are given by flags; of a
 root key that somebody else holds the public key is enough, and that holder runs
-"understudy trust sign".
+"understudy trust sign --root".
 
 Clients trust DIR/repository/1.root.json: distribute it before you need it.
 
@@ -93,6 +94,13 @@ Exit codes: 0 made; 2 it could not be made.`,
 			}
 			if entries, err := os.ReadDir(c.repository()); err == nil && len(entries) > 0 {
 				return fmt.Errorf("%s has a repository already, which clients may trust: nothing was changed", c.repository())
+			}
+			n := roots
+			if len(rootKeys) > 0 {
+				n = len(rootKeys)
+			}
+			if threshold < 1 || threshold > n {
+				return fmt.Errorf("a threshold of %d of %d keys for root: it is at least 1, and at most all of them", threshold, n)
 			}
 			if err := makePassphrase(c.online().file); err != nil {
 				return err
@@ -155,7 +163,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 
 // holder returns a key, made if it is to be, and who signs with it; nil if that is somebody else.
 func (c *ceremony) holder(ctx context.Context, ref string, fresh bool, p passphrases) (public crypto.PublicKey, signer signature.Signer, err error) {
-	if fresh {
+	if _, missing := os.Stat(ref); fresh && missing != nil {
 		signer, err = makeKey(ref, p)
 	} else if public, err = openPublic(ctx, ref); err == nil && !isPublicFile(ref) {
 		signer, err = openSigner(ctx, ref, p)
@@ -182,7 +190,7 @@ func (c *ceremony) tellMissing(out io.Writer, folder *publish.Folder, next strin
 		return err
 	}
 	if missing > 0 {
-		next = fmt.Sprintf("the newest root lacks %d signatures: each holder of a root key runs understudy trust sign on this directory", missing)
+		next = fmt.Sprintf("the newest root lacks %d signatures: each holder of a root key runs understudy trust sign --root on this directory", missing)
 	}
 	_, err = fmt.Fprintln(out, next)
 	return err
@@ -193,6 +201,7 @@ func newTrustRotateCommand() *cobra.Command {
 	var newKeys, keys []string
 	var threshold, makeKeys int
 	var renew bool
+	var online string
 	cmd := &cobra.Command{
 		Use:   "rotate DIR ROLE",
 		Short: "Replace the keys of a role of your TUF repository, by a next root",
@@ -202,7 +211,7 @@ keys stay, and only the root's end moves.
 
 The new key is made, or given by --new-key. The next root is signed with the root keys in
 DIR/keys, or those given by --key; what it lacks then, other holders add with
-"understudy trust sign".
+"understudy trust sign --root".
 
 After it:
   timestamp, snapshot: bring DIR/repository and the new key to the daemon, and name the key in
@@ -229,15 +238,20 @@ Exit codes: 0 made; 2 it could not be made.`,
 			if err != nil {
 				return err
 			}
+			if !slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role) {
+				return fmt.Errorf("there is no role %q: it is root, targets, snapshot or timestamp", role)
+			}
 			signers, err := c.signers(cmd.Context(), folder, keys, metadata.ROOT)
 			if err != nil {
 				return err
 			}
 			fresh, p := len(newKeys) == 0, c.passphrase
 			if role == metadata.SNAPSHOT || role == metadata.TIMESTAMP {
-				p = c.online()
-				if err := makePassphrase(p.file); err != nil {
-					return err
+				if p = c.online(); online != "" {
+					p.file = online
+				}
+				if _, err := os.Stat(p.file); err != nil && fresh {
+					return fmt.Errorf("the passphrase of the daemon's keys: %w; it has one for both: give its file with --online-passphrase-file", err)
 				}
 			}
 			switch {
@@ -291,6 +305,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "root `KEY` to sign with (may be repeated; default: those in DIR/keys)")
 	cmd.Flags().IntVar(&makeKeys, "make", 1, "`NUMBER` of keys to make")
 	cmd.Flags().IntVar(&threshold, "threshold", 0, "`NUMBER` of keys that must sign (default: as it was)")
+	cmd.Flags().StringVar(&online, "online-passphrase-file", "", "`FILE` with the passphrase of the daemon's keys (default: DIR/keys/online.passphrase)")
 	cmd.Flags().BoolVar(&renew, "renew", false, "keep the keys: the root expires later")
 	cmd.MarkFlagsMutuallyExclusive("new-key", "make")
 	return cmd
@@ -336,22 +351,25 @@ func newTrustSignCommand() *cobra.Command {
 	var c ceremony
 	var keys []string
 	var material string
-	var dryRun bool
+	var root, dryRun bool
 	cmd := &cobra.Command{
 		Use:   "sign DIR",
 		Short: "Sign what clients of your TUF repository trust, or add a signature to its root",
-		Long: `Sign adds the signatures that the newest root of your TUF repository lacks, as far as
-their keys are in DIR/keys or given by --key. With the targets key it then signs what
-"understudy trust export" wrote into the directory given by --material: the TrustedRoot,
-the SigningConfig, and the history of both. Without --material it signs the same targets
-again, to be good for longer. It tells what changes; with --dry-run it only tells.
+		Long: `Sign signs, with the targets key, what "understudy trust export" wrote into the directory
+given by --material: the TrustedRoot, the SigningConfig, and the history of both. It tells
+what changes, every key and address: look at it. Without --material it signs the same
+targets again, to be good for longer.
 
-Then bring DIR/repository to the daemon.
+With --root it adds signatures to the newest root instead, if that lacks some: of the keys
+in DIR/keys, or given by --key. It tells which keys come and go.
+
+With --dry-run it only tells. Then bring DIR/repository to the daemon.
 
 Exit codes: 0 signed; 2 it could not be signed.`,
 		Example: `  understudy trust export ./material
+  understudy trust sign ./trust --material ./material --dry-run
   understudy trust sign ./trust --material ./material
-  understudy trust sign ./trust --key bob.pem`,
+  understudy trust sign ./trust --root --key bob.pem`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.dir = args[0]
@@ -363,68 +381,100 @@ Exit codes: 0 signed; 2 it could not be signed.`,
 			if err != nil {
 				return err
 			}
-			out := cmd.OutOrStdout()
-			had, err := folder.Targets()
-			if err != nil {
-				return err
-			}
-			var files map[string][]byte
-			if material != "" {
-				if files, err = readMaterial(material); err != nil {
-					return err
-				}
-				for name, data := range had { // what was in force once stays known
-					if strings.HasPrefix(name, historyPrefix) && files[name] == nil {
-						files[name] = data
-					}
-				}
-				tellChanges(out, had, files)
-			}
-			if dryRun {
-				return nil
-			}
-			missing, err := folder.MissingSignatures()
-			if err != nil {
-				return err
-			}
-			if missing > 0 {
-				signers, err := c.signers(cmd.Context(), folder, keys, metadata.ROOT)
-				if err != nil {
-					return err
-				}
-				added, err := folder.SignRoot(signers)
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(out, "added %d signatures to the newest root\n", added)
-			}
-			targets, err := c.signers(cmd.Context(), folder, keys, metadata.TARGETS)
-			if err != nil {
-				return err
-			}
-			targets = slices.DeleteFunc(targets, func(s signature.Signer) bool {
-				public, err := s.PublicKey()
-				return err != nil || !folder.Has(metadata.TARGETS, public)
-			})
-			if len(targets) == 0 || files == nil && had == nil {
-				if material != "" {
-					return fmt.Errorf("the targets key is not at hand: give it with --key")
-				}
-				return c.tellMissing(out, folder, "nothing else to sign here: the targets need their key, and the first of them --material")
-			}
-			version, err := folder.SignTargets(files, expires, targets[0])
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(out, "signed %d.targets.json, good until %s\n", version, expires.UTC().Format(time.DateOnly))
-			return c.tellMissing(out, folder, "next: bring "+c.repository()+" to the daemon")
+			return c.sign(cmd.Context(), folder, signing{material, keys, root, dryRun, expires}, cmd.OutOrStdout())
 		},
 	}
 	c.flags(cmd, 365)
 	cmd.Flags().StringVar(&material, "material", "", "`DIR` that \"understudy trust export\" wrote")
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "`KEY` to sign with: a file or one of a KMS (may be repeated; default: those in DIR/keys)")
+	cmd.Flags().BoolVar(&root, "root", false, "sign the newest root, as far as it lacks signatures")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "tell what would change, and sign nothing")
 	return cmd
+}
+
+// signing says what to sign.
+type signing struct {
+	material string
+	keys     []string
+	root     bool
+	dryRun   bool
+	expires  time.Time
+}
+
+// sign tells what changes, and signs it.
+func (c *ceremony) sign(ctx context.Context, folder *publish.Folder, o signing, out io.Writer) error {
+	missing, err := folder.MissingSignatures()
+	if err != nil {
+		return err
+	}
+	if missing > 0 {
+		changes, err := folder.Changes()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "the newest root lacks %d signatures; it changes\n  %s\n", missing, strings.Join(changes, "\n  "))
+	}
+	if o.root {
+		return c.signRoot(ctx, folder, o, out)
+	}
+	had, err := folder.Targets()
+	if err != nil {
+		return err
+	}
+	var files map[string][]byte
+	if o.material != "" {
+		if files, err = readMaterial(o.material); err != nil {
+			return err
+		}
+		for name, data := range had { // what was in force once stays known
+			if strings.HasPrefix(name, historyPrefix) && files[name] == nil && data != nil {
+				files[name] = data
+			}
+		}
+		tellChanges(out, had, files)
+	} else if had == nil {
+		return errors.New("there are no targets yet: sign what \"understudy trust export\" wrote, with --material; a root is signed with --root")
+	}
+	if o.dryRun {
+		return nil
+	}
+	targets, err := c.signers(ctx, folder, o.keys, metadata.TARGETS)
+	if err != nil {
+		return err
+	}
+	targets = slices.DeleteFunc(targets, func(s signature.Signer) bool {
+		public, err := s.PublicKey()
+		return err != nil || !folder.Has(metadata.TARGETS, public)
+	})
+	if len(targets) == 0 {
+		return errors.New("the targets key is not at hand: give it with --key; a root is signed with --root")
+	}
+	version, err := folder.SignTargets(files, o.expires, targets[0])
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "signed %d.targets.json, good until %s\n", version, o.expires.UTC().Format(time.DateOnly))
+	return c.tellMissing(out, folder, "next: bring "+c.repository()+" to the daemon")
+}
+
+// signRoot adds signatures to the newest root.
+func (c *ceremony) signRoot(ctx context.Context, folder *publish.Folder, o signing, out io.Writer) error {
+	if o.dryRun {
+		return nil
+	}
+	signers, err := c.signers(ctx, folder, o.keys, metadata.ROOT)
+	if err != nil {
+		return err
+	}
+	added, err := folder.SignRoot(signers)
+	if err != nil {
+		return err
+	}
+	if added == 0 {
+		return errors.New("no signature was added: the newest root has those of the root keys at hand; give another one with --key")
+	}
+	fmt.Fprintf(out, "added %d signatures to the newest root\n", added)
+	return c.tellMissing(out, folder, "next: bring "+c.repository()+" to the daemon")
 }
 
 // readMaterial reads what is to be signed: of what export writes, all that is for clients of TUF.
@@ -434,6 +484,9 @@ func readMaterial(dir string) (map[string][]byte, error) {
 		if err != nil || entry.IsDir() {
 			return err
 		}
+		if !entry.Type().IsRegular() {
+			return fmt.Errorf("%q is no regular file", name)
+		}
 		relative, err := filepath.Rel(dir, name)
 		if err != nil {
 			return err
@@ -442,8 +495,16 @@ func readMaterial(dir string) (map[string][]byte, error) {
 		if !ok {
 			return nil
 		}
-		files[target], err = os.ReadFile(name)
-		return err
+		if !publish.TargetName.MatchString(target) {
+			return fmt.Errorf("a target cannot be called %q", target)
+		}
+		if files[target], err = os.ReadFile(name); err == nil {
+			_, err = trust.Describe(target, files[target])
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read what is to be signed: %w", err)
@@ -454,45 +515,55 @@ func readMaterial(dir string) (map[string][]byte, error) {
 	return files, nil
 }
 
-// tellChanges says what other targets there will be, and which keys of logs come and go.
+// tellChanges says what other targets there will be, and what of those that clients trust or use
+// changes.
 func tellChanges(out io.Writer, had, has map[string][]byte) {
-	names := map[string]bool{}
-	for name := range had {
-		names[name] = true
-	}
+	names := slices.Collect(maps.Keys(had))
 	for name := range has {
-		names[name] = true
+		if _, ok := had[name]; !ok {
+			names = append(names, name)
+		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		switch old, now := had[name], has[name]; {
-		case old == nil:
+	slices.Sort(names)
+	for _, name := range names {
+		old, was := had[name]
+		now, is := has[name]
+		switch {
+		case was && old == nil:
+			fmt.Fprintf(out, "! %s: its file is lost, or is another one than was signed\n", name)
+		case !was:
 			fmt.Fprintf(out, "+ %s\n", name)
-		case now == nil:
+		case !is:
 			fmt.Fprintf(out, "- %s\n", name)
-		case string(old) != string(now):
+		case !bytes.Equal(old, now):
 			fmt.Fprintf(out, "~ %s\n", name)
+		default:
+			continue
 		}
-	}
-	old, now := logsOf(had[trust.RootTarget]), logsOf(has[trust.RootTarget])
-	for _, log := range slices.Sorted(maps.Keys(now)) {
-		if !old[log] {
-			fmt.Fprintf(out, "  + log %s\n", log)
+		if strings.HasPrefix(name, historyPrefix) || name == trust.ECDSATarget { // it follows from the others
+			continue
 		}
-	}
-	for _, log := range slices.Sorted(maps.Keys(old)) {
-		if !now[log] {
-			fmt.Fprintf(out, "  - log %s\n", log)
+		before, after := described(name, old), described(name, now)
+		for _, line := range after {
+			if !slices.Contains(before, line) {
+				fmt.Fprintf(out, "  + %s\n", line)
+			}
+		}
+		for _, line := range before {
+			if !slices.Contains(after, line) {
+				fmt.Fprintf(out, "  - %s\n", line)
+			}
 		}
 	}
 }
 
-// logsOf are the logs of a TrustedRoot: address and key.
-func logsOf(data []byte) map[string]bool {
-	logs := map[string]bool{}
-	if root, err := trust.ParseRoot(data); err == nil {
-		for id, log := range root.Material().RekorLogs() {
-			logs[strings.TrimSpace(log.BaseURL+" "+id)] = true
-		}
+func described(name string, data []byte) []string {
+	if data == nil {
+		return nil
 	}
-	return logs
+	lines, err := trust.Describe(name, data)
+	if err != nil {
+		return []string{"cannot be read: " + err.Error()}
+	}
+	return lines
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,9 +14,11 @@ import (
 	"strings"
 	"time"
 
+	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	trustroot "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -39,20 +42,19 @@ func CombineRoots(base []byte, more ...[]byte) ([]byte, error) {
 		return nil, err
 	}
 	ids := map[string]bool{}
-	for _, log := range slices.Concat(all.lists["tlogs"], all.lists["ctlogs"]) {
-		ids[logOf(log).id()] = true
+	for _, log := range all.logs() {
+		ids[idOf(log)] = true
 	}
 	for _, json := range more {
 		add, err := rootParts(json)
 		if err != nil {
 			return nil, fmt.Errorf("what is added: %w", err)
 		}
-		for _, log := range slices.Concat(add.lists["tlogs"], add.lists["ctlogs"]) {
-			l := logOf(log)
-			if ids[l.id()] {
-				return nil, fmt.Errorf("the log %s with the ID %s is there already", l.BaseURL, l.id())
+		for _, log := range add.logs() {
+			if ids[idOf(log)] {
+				return nil, fmt.Errorf("the log %s with the ID %s is there already", log.GetBaseUrl(), idOf(log))
 			}
-			ids[l.id()] = true
+			ids[idOf(log)] = true
 		}
 		for _, list := range rootLists {
 			all.lists[list] = append(all.lists[list], add.lists[list]...)
@@ -82,14 +84,15 @@ func RewriteV1(base []byte, host, address string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, raw := range all.lists["tlogs"] {
-		if log := logOf(raw); !v1[string(log.LogID.KeyID)] {
+	for i, log := range all.read.GetTlogs() {
+		if !v1[string(log.GetLogId().GetKeyId())] {
 			continue
 		}
 		var fields map[string]json.RawMessage
-		if err := json.Unmarshal(raw, &fields); err != nil {
+		if err := json.Unmarshal(all.lists["tlogs"][i], &fields); err != nil {
 			return nil, err
 		}
+		delete(fields, "base_url") // the other name of the field
 		if fields["baseUrl"], err = json.Marshal(address); err != nil {
 			return nil, err
 		}
@@ -119,13 +122,17 @@ func ECDSARoot(base []byte) ([]byte, error) {
 		return nil, err
 	}
 	changed := len(other) > 0
-	all.lists["tlogs"] = slices.DeleteFunc(all.lists["tlogs"], func(raw json.RawMessage) bool { return other[string(logOf(raw).LogID.KeyID)] })
-	for i, raw := range all.lists["ctlogs"] {
-		rewritten, err := rewriteRSA(raw)
-		if err != nil {
-			return nil, err
+	var tlogs []json.RawMessage
+	for i, log := range all.read.GetTlogs() {
+		if !other[string(log.GetLogId().GetKeyId())] {
+			tlogs = append(tlogs, all.lists["tlogs"][i])
 		}
-		if rewritten != nil {
+	}
+	all.lists["tlogs"] = tlogs
+	for i, log := range all.read.GetCtlogs() {
+		if rewritten, err := rewriteRSA(log); err != nil {
+			return nil, err
+		} else if rewritten != nil {
 			all.lists["ctlogs"][i], changed = rewritten, true
 		}
 	}
@@ -137,61 +144,71 @@ func ECDSARoot(base []byte) ([]byte, error) {
 
 // rewriteRSA returns a log with its PKCS #1 key as SubjectPublicKeyInfo, or nil if it has no such key, or
 // one of a size for which there is no word (protobuf-specs, PublicKeyDetails). The log ID is the same.
-func rewriteRSA(log json.RawMessage) (json.RawMessage, error) {
-	var fields, key map[string]json.RawMessage
-	var der []byte
-	if err := json.Unmarshal(log, &fields); err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(fields["publicKey"], &key); err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(key["rawBytes"], &der); err != nil {
-		return nil, err
-	}
-	public, err := x509.ParsePKCS1PublicKey(der)
+func rewriteRSA(log *trustroot.TransparencyLogInstance) (json.RawMessage, error) {
+	public, err := x509.ParsePKCS1PublicKey(log.GetPublicKey().GetRawBytes())
 	if err != nil {
 		return nil, nil
 	}
-	details, ok := map[int]string{2048: "PKIX_RSA_PKCS1V15_2048_SHA256", 3072: "PKIX_RSA_PKCS1V15_3072_SHA256", 4096: "PKIX_RSA_PKCS1V15_4096_SHA256"}[public.N.BitLen()]
+	details, ok := map[int]common.PublicKeyDetails{
+		2048: common.PublicKeyDetails_PKIX_RSA_PKCS1V15_2048_SHA256, 3072: common.PublicKeyDetails_PKIX_RSA_PKCS1V15_3072_SHA256, 4096: common.PublicKeyDetails_PKIX_RSA_PKCS1V15_4096_SHA256,
+	}[public.N.BitLen()]
 	if !ok {
 		return nil, nil
 	}
-	if der, err = x509.MarshalPKIXPublicKey(public); err != nil {
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
 		return nil, err
 	}
-	if key["rawBytes"], err = json.Marshal(der); err != nil {
-		return nil, err
-	}
-	if key["keyDetails"], err = json.Marshal(details); err != nil {
-		return nil, err
-	}
-	if fields["publicKey"], err = json.Marshal(key); err != nil {
-		return nil, err
-	}
-	return json.Marshal(fields)
+	log = proto.CloneOf(log)
+	log.PublicKey.RawBytes, log.PublicKey.KeyDetails = spki, details
+	return protojson.Marshal(log)
 }
 
-// parts is a TrustedRoot whose lists have their elements as they stand.
+// parts is a TrustedRoot whose lists have their elements as they stand, and as they are read: fields
+// have two names, and base64 has several forms.
 type parts struct {
 	fields map[string]json.RawMessage
 	lists  map[string][]json.RawMessage
+	read   *trustroot.TrustedRoot
+}
+
+// logs are those of Rekor and of certificates.
+func (p *parts) logs() []*trustroot.TransparencyLogInstance {
+	return slices.Concat(p.read.GetTlogs(), p.read.GetCtlogs())
+}
+
+func idOf(log *trustroot.TransparencyLogInstance) string {
+	return hex.EncodeToString(log.GetLogId().GetKeyId())
 }
 
 func rootParts(data []byte) (*parts, error) {
 	if _, err := ParseRoot(data); err != nil {
 		return nil, err
 	}
-	p := &parts{lists: map[string][]json.RawMessage{}}
-	if err := json.Unmarshal(data, &p.fields); err != nil {
+	p := &parts{lists: map[string][]json.RawMessage{}, read: &trustroot.TrustedRoot{}}
+	var fields map[string]json.RawMessage
+	if err := errors.Join(protojson.Unmarshal(data, p.read), json.Unmarshal(data, &fields)); err != nil {
 		return nil, fmt.Errorf("parse trusted root: %w", err)
 	}
-	for _, list := range rootLists {
+	p.fields = map[string]json.RawMessage{}
+	for name, raw := range fields {
+		if other, ok := map[string]string{"media_type": "mediaType", "certificate_authorities": "certificateAuthorities", "timestamp_authorities": "timestampAuthorities"}[name]; ok {
+			name = other
+		}
+		p.fields[name] = raw
+	}
+	for list, read := range map[string]int{
+		"tlogs": len(p.read.GetTlogs()), "certificateAuthorities": len(p.read.GetCertificateAuthorities()),
+		"ctlogs": len(p.read.GetCtlogs()), "timestampAuthorities": len(p.read.GetTimestampAuthorities()),
+	} {
 		var elements []json.RawMessage
 		if raw, ok := p.fields[list]; ok {
 			if err := json.Unmarshal(raw, &elements); err != nil {
 				return nil, fmt.Errorf("parse trusted root: %s: %w", list, err)
 			}
+		}
+		if len(elements) != read {
+			return nil, fmt.Errorf("parse trusted root: %s is not what it seems", list)
 		}
 		p.lists[list] = elements
 	}
@@ -237,21 +254,6 @@ func (p *parts) json() ([]byte, error) {
 	return pretty.Bytes(), err
 }
 
-// logParts is what of a log matters for putting TrustedRoots together.
-type logParts struct {
-	BaseURL string `json:"baseUrl"`
-	LogID   struct {
-		KeyID []byte `json:"keyId"`
-	} `json:"logId"`
-}
-
-func logOf(raw json.RawMessage) (l logParts) {
-	_ = json.Unmarshal(raw, &l) // ParseRoot has read it
-	return l
-}
-
-func (l logParts) id() string { return fmt.Sprintf("%x", l.LogID.KeyID) }
-
 // SigningLogs says in which logs a SigningConfig has its users log.
 type SigningLogs string
 
@@ -276,7 +278,10 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 		return nil, nil, err
 	}
 	if logs == SigningPublic {
-		return base, nil, nil
+		if err := usable(b, now); err != nil {
+			notes = append(notes, err.Error())
+		}
+		return base, notes, nil
 	}
 	o, err := parseSigning(ours)
 	if err != nil {
@@ -291,9 +296,16 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 			return nil, nil, fmt.Errorf("our log %s needs an operator, and a validFor with a start", s.GetUrl())
 		}
 	}
-	b.TsaUrls = append(b.TsaUrls, o.GetTsaUrls()...)
+	for _, tsa := range o.GetTsaUrls() {
+		if !slices.ContainsFunc(b.TsaUrls, func(s *trustroot.Service) bool { return s.GetUrl() == tsa.GetUrl() }) {
+			b.TsaUrls = append(b.TsaUrls, tsa)
+		}
+	}
 	if b.TsaConfig == nil {
 		b.TsaConfig = o.GetTsaConfig()
+	}
+	if len(b.TsaUrls) > 0 {
+		b.TsaConfig = selecting(b.TsaConfig)
 	}
 	if len(b.CaUrls) == 0 {
 		b.CaUrls = o.GetCaUrls()
@@ -308,9 +320,7 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 			b.RekorTlogUrls = v1
 			notes = append(notes, "only our log of API version 1 is listed: one of version 2 gives no time, and no time-stamping authority is listed")
 		}
-		if b.RekorTlogConfig = o.GetRekorTlogConfig(); b.RekorTlogConfig == nil {
-			b.RekorTlogConfig = &trustroot.ServiceConfiguration{Selector: trustroot.ServiceSelector_ANY}
-		}
+		b.RekorTlogConfig = selecting(o.GetRekorTlogConfig())
 	case SigningAlways:
 		version, dropped, err := dual(b, o, now)
 		if err != nil {
@@ -322,6 +332,9 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 	default:
 		return nil, nil, fmt.Errorf("logs %q: want public, always or fallback", logs)
 	}
+	if err := usable(b, now); err != nil {
+		return nil, nil, err
+	}
 	if config, err = (protojson.MarshalOptions{Multiline: true, Indent: "  "}).Marshal(b); err != nil {
 		return nil, nil, err
 	}
@@ -332,6 +345,12 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 	needed := map[string]bool{} // operators
 	for _, s := range own {
 		needed[s.GetOperator()] = true
+		if end := s.GetValidFor().GetEnd(); end != nil && end.AsTime().Before(now.Add(endsSoon)) {
+			notes = append(notes, fmt.Sprintf("our log %s ends at %s: from then on signers do not use it", s.GetUrl(), end.AsTime().Format(time.RFC3339)))
+		}
+	}
+	if logs == SigningAlways && len(chosen) > 2 {
+		notes = append(notes, fmt.Sprintf("signers log in %d logs each time: public ones of several operators are listed", len(chosen)))
 	}
 	v2 := false
 	for _, s := range chosen {
@@ -345,6 +364,45 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 		notes = append(notes, "a Rekor v2 log gives no time, and no time-stamping authority is listed: signing with short-lived certificates will fail; add a time-stamping authority, or use a log of API version 1")
 	}
 	return append(config, '\n'), notes, nil
+}
+
+// endsSoon is how long before its end a log is said to end.
+const endsSoon = 90 * 24 * time.Hour
+
+// selecting returns a configuration that clients can read: cosign 3.1.3 panics without one.
+func selecting(c *trustroot.ServiceConfiguration) *trustroot.ServiceConfiguration {
+	if c == nil || c.GetSelector() == trustroot.ServiceSelector_SERVICE_SELECTOR_UNDEFINED {
+		return &trustroot.ServiceConfiguration{Selector: trustroot.ServiceSelector_ANY}
+	}
+	return c
+}
+
+// usable says what keeps clients from choosing logs and time-stamping authorities.
+func usable(c *trustroot.SigningConfig, now time.Time) error {
+	for _, part := range []struct {
+		what, key string
+		services  []*trustroot.Service
+		config    *trustroot.ServiceConfiguration
+		versions  []uint32
+	}{
+		{"logs", "rekorTlogConfig", c.GetRekorTlogUrls(), c.GetRekorTlogConfig(), []uint32{1, 2}},
+		{"time-stamping authorities", "tsaConfig", c.GetTsaUrls(), c.GetTsaConfig(), []uint32{1}},
+	} {
+		if len(part.services) == 0 {
+			continue
+		}
+		if part.config == nil {
+			return fmt.Errorf("it lists %s and has no %s: clients cannot choose (cosign panics)", part.what, part.key)
+		}
+		var services []root.Service
+		for _, s := range part.services {
+			services = append(services, root.NewService(s))
+		}
+		if _, err := root.SelectServices(services, root.ServiceConfiguration{Selector: part.config.GetSelector(), Count: part.config.GetCount()}, part.versions, now); err != nil {
+			return fmt.Errorf("clients cannot choose among the %s: %w", part.what, err)
+		}
+	}
+	return nil
 }
 
 // dual makes b list the logs of b and of o that are used together: of the highest API version that

@@ -190,6 +190,18 @@ func (r *Repository) failed(problem *RepositoryError, now time.Time) {
 	r.state.problem = problem
 }
 
+// Seen is the version of a role that was seen last, also if what is kept of it is damaged; 0 is none.
+func (r *Repository) Seen(role string) int64 {
+	s := r.served.Load()
+	version := s.floor[role]
+	for _, held := range s.Roles {
+		if held.Name == role {
+			version = max(version, held.Version)
+		}
+	}
+	return version
+}
+
 // Changed is closed when another version is served.
 func (r *Repository) Changed() <-chan struct{} {
 	r.mu.Lock()

@@ -40,6 +40,9 @@ type served struct {
 // maxKept bounds the files of earlier versions that stay in memory to be served, in bytes.
 const maxKept = 256 << 20
 
+// maxSnapshots is how many snapshots stay, for clients in the middle of an update.
+const maxSnapshots = 64
+
 // successor begins the next version: of this one only what has a name for ever is in it. When that
 // has more than most bytes it is the roots alone: then clients in the middle of an update begin it
 // again. The database has every version all the same.
@@ -52,10 +55,22 @@ func (s *served) successor(now time.Time, most int) *served {
 		Number: s.Number + 1, Seen: now, Consistent: s.Consistent,
 		Names: map[string]string{}, Files: map[string]string{}, Targets: map[string]string{},
 	}, files: map[string]File{}}
+	var snapshots []int64
 	for name, file := range s.files {
-		if file.Forever && (size <= most || isRoot(name)) {
-			next.files[name], next.Files[name] = file, file.Hash
+		if !file.Forever || size > most && !isRoot(name) {
+			continue
 		}
+		next.files[name], next.Files[name] = file, file.Hash
+		var n int64
+		if _, err := fmt.Sscanf(name, "%d.snapshot.json", &n); err == nil {
+			snapshots = append(snapshots, n)
+		}
+	}
+	slices.Sort(snapshots)
+	for _, n := range snapshots[:max(0, len(snapshots)-maxSnapshots)] { // there is one more every few days
+		name := fmt.Sprintf("%d.snapshot.json", n)
+		delete(next.files, name)
+		delete(next.Files, name)
 	}
 	return next
 }

@@ -9,12 +9,14 @@ package publish
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -70,7 +72,7 @@ func Create(dir string, holders Holders, expires time.Time, signers []signature.
 		{metadata.ROOT, holders.Root, holders.Threshold}, {metadata.TARGETS, []crypto.PublicKey{holders.Targets}, 1},
 		{metadata.SNAPSHOT, []crypto.PublicKey{holders.Snapshot}, 1}, {metadata.TIMESTAMP, []crypto.PublicKey{holders.Timestamp}, 1},
 	} {
-		if err := setKeys(root, h.role, h.keys, h.threshold); err != nil {
+		if err := setKeys(root, h.role, h.keys, h.threshold, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -84,10 +86,13 @@ func Create(dir string, holders Holders, expires time.Time, signers []signature.
 	return f, f.put(rootFile(1), root)
 }
 
-// setKeys makes keys those of a role.
-func setKeys(root *metadata.Metadata[metadata.RootType], role string, keys []crypto.PublicKey, threshold int) error {
+// setKeys makes keys those of a role. taken are IDs of keys that had other roles.
+func setKeys(root *metadata.Metadata[metadata.RootType], role string, keys []crypto.PublicKey, threshold int, taken map[string]bool) error {
 	if threshold < 1 || threshold > len(keys) {
 		return fmt.Errorf("a threshold of %d of %d keys for %s: it is at least 1, and at most all of them", threshold, len(keys), role)
+	}
+	if role != metadata.ROOT && len(keys) > 1 {
+		return fmt.Errorf("%d keys for %s: it has one, several are for root", len(keys), role)
 	}
 	for _, id := range slices.Clone(root.Signed.Roles[role].KeyIDs) {
 		if err := root.Signed.RevokeKey(id, role); err != nil {
@@ -106,8 +111,8 @@ func setKeys(root *metadata.Metadata[metadata.RootType], role string, keys []cry
 		if err != nil {
 			return err
 		}
-		if _, ok := root.Signed.Keys[id]; ok {
-			return fmt.Errorf("a key of %s has a role already: each role has keys of its own, or one lost key would cost two roles", role)
+		if _, ok := root.Signed.Keys[id]; ok || taken[id] {
+			return fmt.Errorf("a key of %s has another role, or had: each role has keys of its own, or one lost key would cost two roles", role)
 		}
 		if err := root.Signed.AddKey(key, role); err != nil {
 			return err
@@ -146,14 +151,21 @@ func (f *Folder) Rotate(role string, keys []crypto.PublicKey, threshold int, exp
 	if !ok {
 		return 0, fmt.Errorf("there is no role %q: it is root, targets, snapshot or timestamp", role)
 	}
+	if threshold == 0 {
+		threshold = old.Threshold
+	}
 	if len(keys) > 0 {
-		if threshold == 0 {
-			threshold = old.Threshold
-		}
-		if err := setKeys(root, role, keys, threshold); err != nil {
+		taken, err := f.keysOfOthers(role)
+		if err != nil {
 			return 0, err
 		}
+		if err := setKeys(root, role, keys, threshold, taken); err != nil {
+			return 0, err
+		}
+	} else if threshold < 1 || threshold > len(old.KeyIDs) {
+		return 0, fmt.Errorf("a threshold of %d of %d keys for %s: it is at least 1, and at most all of them", threshold, len(old.KeyIDs), role)
 	}
+	root.Signed.Roles[role].Threshold = threshold
 	previous, _, err := f.newestRoot()
 	if err != nil {
 		return 0, err
@@ -183,19 +195,35 @@ func (f *Folder) SignRoot(signers []signature.Signer) (added int, err error) {
 	return added, f.write(rootFile(root.Signed.Version), data, true)
 }
 
-// MissingSignatures is how many signatures the newest root lacks until clients take it.
+// MissingSignatures is how many signatures the newest root lacks until clients take it: of its own
+// keys, and of those of the root before. A key of both counts for both.
 func (f *Folder) MissingSignatures() (int, error) {
 	root, previous, err := f.newestRoot()
 	if err != nil {
 		return 0, err
 	}
-	missing := 0
+	missing, could := 0, map[string]int{} // how many that lack it a key could sign for
+	var lacks []int
 	for _, by := range []*metadata.Metadata[metadata.RootType]{root, previous} {
-		if by != nil {
-			missing = max(missing, by.Signed.Roles[metadata.ROOT].Threshold-len(signedBy(by, root)))
+		if by == nil {
+			continue
+		}
+		good := signedBy(by, root)
+		lack := max(0, by.Signed.Roles[metadata.ROOT].Threshold-len(good))
+		missing, lacks = missing+lack, append(lacks, lack)
+		for _, id := range by.Signed.Roles[metadata.ROOT].KeyIDs {
+			if !slices.Contains(good, id) {
+				could[id]++
+			}
 		}
 	}
-	return missing, nil
+	both := 0
+	for _, n := range could {
+		if n == 2 {
+			both++
+		}
+	}
+	return missing - min(both, slices.Min(lacks)*(len(lacks)-1)), nil
 }
 
 // signedBy returns which root keys of one root have signed another one.
@@ -220,15 +248,43 @@ func sign(root *metadata.Metadata[metadata.RootType], signers []signature.Signer
 		has := slices.ContainsFunc(of, func(r *metadata.Metadata[metadata.RootType]) bool {
 			return r != nil && slices.Contains(r.Signed.Roles[metadata.ROOT].KeyIDs, id)
 		})
-		if !has || slices.ContainsFunc(root.Signatures, func(s metadata.Signature) bool { return s.KeyID == id }) {
+		if !has || isSigned(root, id, of) {
 			continue
 		}
-		if _, err := root.Sign(signer); err != nil {
+		root.Signatures = slices.DeleteFunc(root.Signatures, func(s metadata.Signature) bool { return s.KeyID == id }) // it is no good
+		if err := signMetadata(root, signer); err != nil {
 			return added, fmt.Errorf("sign the root: %w", err)
 		}
 		added++
 	}
 	return added, nil
+}
+
+// isSigned says whether a root has a good signature of a key, which one of the others has.
+func isSigned(root *metadata.Metadata[metadata.RootType], id string, of []*metadata.Metadata[metadata.RootType]) bool {
+	return slices.ContainsFunc(of, func(by *metadata.Metadata[metadata.RootType]) bool {
+		return by != nil && slices.Contains(signedBy(by, root), id)
+	})
+}
+
+// signMetadata signs, and tells why it cannot: go-tuf does not.
+func signMetadata[T metadata.Roles](m *metadata.Metadata[T], signer signature.Signer) error {
+	told := &teller{Signer: signer}
+	if _, err := m.Sign(told); err != nil {
+		return cmp.Or(told.err, err)
+	}
+	return nil
+}
+
+// teller remembers why a signer did not sign.
+type teller struct {
+	signature.Signer
+	err error
+}
+
+func (t *teller) SignMessage(message io.Reader, o ...signature.SignOption) (sig []byte, err error) {
+	sig, t.err = t.Signer.SignMessage(message, o...)
+	return sig, t.err
 }
 
 // keyID is the name of a signer's key in TUF metadata.
@@ -244,8 +300,8 @@ func keyID(signer signature.PublicKeyProvider) (string, error) {
 	return key.ID()
 }
 
-// Has says whether a public key is one of a role, in the newest root or, as a root key, in the one
-// before.
+// Has says whether a public key is one of a role in the newest root, or in the one before: as a
+// root key, or as long as the newest lacks signatures.
 func (f *Folder) Has(role string, public crypto.PublicKey) bool {
 	newest, previous, err := f.newestRoot()
 	if err != nil {
@@ -256,10 +312,40 @@ func (f *Folder) Has(role string, public crypto.PublicKey) bool {
 		return false
 	}
 	id, err := key.ID()
-	has := func(r *metadata.Metadata[metadata.RootType]) bool {
-		return r != nil && r.Signed.Roles[role] != nil && slices.Contains(r.Signed.Roles[role].KeyIDs, id)
+	if err != nil {
+		return false
 	}
-	return err == nil && (has(newest) || role == metadata.ROOT && has(previous))
+	missing, err := f.MissingSignatures()
+	return err == nil && (slices.Contains(newest.Signed.Roles[role].KeyIDs, id) ||
+		previous != nil && (role == metadata.ROOT || missing > 0) && slices.Contains(previous.Signed.Roles[role].KeyIDs, id))
+}
+
+// Changes says what the newest root changes: for a person who is to sign it.
+func (f *Folder) Changes() (changes []string, err error) {
+	newest, previous, err := f.newestRoot()
+	if err != nil {
+		return nil, err
+	}
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		is, was := newest.Signed.Roles[role], &metadata.Role{}
+		if previous != nil {
+			was = previous.Signed.Roles[role]
+		}
+		for _, id := range was.KeyIDs {
+			if !slices.Contains(is.KeyIDs, id) {
+				changes = append(changes, fmt.Sprintf("- key of %s %s", role, id))
+			}
+		}
+		for _, id := range is.KeyIDs {
+			if !slices.Contains(was.KeyIDs, id) {
+				changes = append(changes, fmt.Sprintf("+ key of %s %s", role, id))
+			}
+		}
+		if is.Threshold != was.Threshold {
+			changes = append(changes, fmt.Sprintf("~ threshold of %s: %d", role, is.Threshold))
+		}
+	}
+	return append(changes, fmt.Sprintf("%s is good until %s", rootFile(newest.Signed.Version), newest.Signed.Expires.Format(time.DateOnly))), nil
 }
 
 // TargetName is what targets are called: parts of letters, digits, dot, dash and underline.
@@ -276,15 +362,16 @@ func (f *Folder) SignTargets(files map[string][]byte, expires time.Time, signer 
 		if files, err = f.Targets(); err != nil {
 			return 0, err
 		}
+		for name, data := range files {
+			if data == nil {
+				return 0, fmt.Errorf("the file of %s is lost, or is another one: sign with what it was", name)
+			}
+		}
 	}
-	root, _, err := f.newestRoot()
-	if err != nil {
-		return 0, err
-	}
-	if id, err := keyID(signer); err != nil {
-		return 0, err
-	} else if !slices.Contains(root.Signed.Roles[metadata.TARGETS].KeyIDs, id) {
-		return 0, fmt.Errorf("the key given is not the targets key of %s", rootFile(root.Signed.Version))
+	if public, err := signer.PublicKey(); err != nil {
+		return 0, fmt.Errorf("read the public key of a signer: %w", err)
+	} else if !f.Has(metadata.TARGETS, public) {
+		return 0, fmt.Errorf("the key given is not the targets key of the newest root")
 	}
 	targets := metadata.Targets(expires.UTC().Truncate(time.Second))
 	targets.Signed.Version = 1
@@ -294,9 +381,13 @@ func (f *Folder) SignTargets(files map[string][]byte, expires time.Time, signer 
 	if len(files) == 0 {
 		return 0, errors.New("there is nothing to sign: no targets are given")
 	}
+	all := 0
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if !TargetName.MatchString(name) {
 			return 0, fmt.Errorf("a target cannot be called %q", name)
+		}
+		if all += len(files[name]); len(files[name]) > maxFile || all > maxFiles {
+			return 0, fmt.Errorf("%s has %d bytes: a target has at most %d, and all together %d", name, len(files[name]), maxFile, maxFiles)
 		}
 		if name == trust.RootTarget {
 			if _, err := trust.ParseRoot(files[name]); err != nil {
@@ -312,13 +403,14 @@ func (f *Folder) SignTargets(files map[string][]byte, expires time.Time, signer 
 			return 0, err
 		}
 	}
-	if _, err := targets.Sign(signer); err != nil {
+	if err := signMetadata(targets, signer); err != nil {
 		return 0, fmt.Errorf("sign the targets: %w", err)
 	}
 	return targets.Signed.Version, f.put(targetsFile(targets.Signed.Version), targets)
 }
 
-// Targets returns the targets of the newest version by name; nil if there is none.
+// Targets returns the targets of the newest version by name; nil if there is none. The content of
+// one whose file is lost, or is another one than was signed, is nil.
 func (f *Folder) Targets() (map[string][]byte, error) {
 	newest, err := f.newestTargets()
 	if err != nil || newest == nil {
@@ -326,8 +418,8 @@ func (f *Folder) Targets() (map[string][]byte, error) {
 	}
 	files := map[string][]byte{}
 	for name, meta := range newest.Signed.Targets {
-		if files[name], err = f.target(name, meta); err != nil {
-			return nil, err
+		if files[name], err = f.target(name, meta); err == nil && files[name] == nil {
+			files[name] = []byte{}
 		}
 	}
 	return files, nil
@@ -346,7 +438,8 @@ func (f *Folder) target(name string, meta *metadata.TargetFiles) ([]byte, error)
 	return data, nil
 }
 
-// newestTargets returns the newest targets metadata; nil if there is none.
+// newestTargets returns the newest targets metadata; nil if there is none. It is of a targets key of
+// ours: else who can write to the folder would have his own signed again.
 func (f *Folder) newestTargets() (*metadata.Metadata[metadata.TargetsType], error) {
 	versions, err := f.versions(metadata.TARGETS)
 	if err != nil || len(versions) == 0 {
@@ -357,11 +450,116 @@ func (f *Folder) newestTargets() (*metadata.Metadata[metadata.TargetsType], erro
 	if err != nil {
 		return nil, err
 	}
+	targets, err := readTargets(data, versions[0])
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w; if it was never given away, delete it", file, err)
+	}
+	roots, err := f.versions(metadata.ROOT)
+	if err != nil {
+		return nil, err
+	}
+	for _, version := range roots {
+		if root, err := f.root(version); err == nil && root.VerifyDelegate(metadata.TARGETS, targets) == nil {
+			return targets, nil
+		}
+	}
+	return nil, fmt.Errorf("%s is signed by no targets key of this repository: nothing is signed after it; if it was never given away, delete it", file)
+}
+
+// complete says whether the folder can be published: its newest root has all signatures, and its
+// newest targets are of it, with every file.
+func (f *Folder) complete() bool {
+	return safely(func() error {
+		missing, err := f.MissingSignatures()
+		if err != nil || missing > 0 {
+			return errors.Join(err, errors.New("it lacks signatures"))
+		}
+		files, err := f.Targets()
+		if err != nil || len(files) == 0 {
+			return errors.Join(err, errors.New("it has no targets"))
+		}
+		for name, data := range files {
+			if data == nil {
+				return fmt.Errorf("%s is lost", name)
+			}
+		}
+		return nil
+	}) == nil
+}
+
+// root reads a root.
+func (f *Folder) root(version int64) (*metadata.Metadata[metadata.RootType], error) {
+	data, err := f.read(rootFile(version))
+	if err != nil {
+		return nil, err
+	}
+	root, err := readRoot(data, version)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", rootFile(version), err)
+	}
+	return root, nil
+}
+
+// readRoot reads a root of a version. go-tuf takes null where it does not expect it.
+func readRoot(data []byte, version int64) (*metadata.Metadata[metadata.RootType], error) {
+	root, err := metadata.Root().FromBytes(data)
+	if err != nil {
+		return nil, err
+	}
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		if root.Signed.Roles[role] == nil {
+			return nil, fmt.Errorf("it has no role %s", role)
+		}
+	}
+	for id, key := range root.Signed.Keys {
+		if key == nil {
+			return nil, fmt.Errorf("its key %s is null", id)
+		}
+	}
+	if root.Signed.Version != version {
+		return nil, fmt.Errorf("it has version %d", root.Signed.Version)
+	}
+	return root, nil
+}
+
+// readTargets reads targets of a version.
+func readTargets(data []byte, version int64) (*metadata.Metadata[metadata.TargetsType], error) {
 	targets, err := metadata.Targets().FromBytes(data)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", file, err)
+		return nil, err
+	}
+	for name, meta := range targets.Signed.Targets {
+		if meta == nil {
+			return nil, fmt.Errorf("its target %q is null", name)
+		}
+	}
+	if targets.Signed.Version != version {
+		return nil, fmt.Errorf("it has version %d", targets.Signed.Version)
 	}
 	return targets, nil
+}
+
+// keysOfOthers are the IDs of all keys that have or had another role than the one given.
+func (f *Folder) keysOfOthers(role string) (map[string]bool, error) {
+	versions, err := f.versions(metadata.ROOT)
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string]bool{}
+	for _, version := range versions {
+		root, err := f.root(version)
+		if err != nil {
+			return nil, err
+		}
+		for other, r := range root.Signed.Roles {
+			for _, id := range r.KeyIDs {
+				if other != role {
+					ids[id] = true
+				}
+			}
+		}
+	}
+	return ids, nil
 }
 
 // newestRoot returns the newest root, and the one before it; nil if there is none.
@@ -370,23 +568,11 @@ func (f *Folder) newestRoot() (newest, previous *metadata.Metadata[metadata.Root
 	if err != nil {
 		return nil, nil, err
 	}
-	for i, version := range versions[:min(2, len(versions))] {
-		data, err := f.read(rootFile(version))
-		if err != nil {
-			return nil, nil, err
-		}
-		root, err := metadata.Root().FromBytes(data)
-		if err != nil {
-			return nil, nil, fmt.Errorf("read %s: %w", rootFile(version), err)
-		}
-		if i == 0 {
-			newest = root
-		} else {
-			previous = root
-		}
+	if len(versions) == 0 {
+		return nil, nil, fmt.Errorf("%s has no root", f.dir)
 	}
-	if newest == nil {
-		err = fmt.Errorf("%s has no root", f.dir)
+	if newest, err = f.root(versions[0]); err == nil && len(versions) > 1 {
+		previous, err = f.root(versions[1])
 	}
 	return newest, previous, err
 }
@@ -400,7 +586,8 @@ func (f *Folder) versions(role string) ([]int64, error) {
 	var versions []int64
 	for _, entry := range entries {
 		number, ok := strings.CutSuffix(entry.Name(), "."+role+".json")
-		if version, err := strconv.ParseInt(number, 10, 64); ok && err == nil && version > 0 {
+		version, err := strconv.ParseInt(number, 10, 64)
+		if ok && err == nil && version > 0 && strconv.FormatInt(version, 10) == number {
 			versions = append(versions, version)
 		}
 	}
@@ -409,13 +596,18 @@ func (f *Folder) versions(role string) ([]int64, error) {
 	return versions, nil
 }
 
-// maxFile bounds what is read of one file.
-const maxFile = 16 << 20
+// Bounds of one file, and of all targets together: those of trust.Repository.
+const (
+	maxFile  = 16 << 20
+	maxFiles = 48 << 20
+)
 
 func (f *Folder) read(file string) ([]byte, error) {
 	name := filepath.Join(f.dir, filepath.FromSlash(file))
 	if info, err := os.Stat(name); err != nil {
 		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no regular file", name)
 	} else if info.Size() > maxFile {
 		return nil, fmt.Errorf("%s has more than %d bytes", name, maxFile)
 	}

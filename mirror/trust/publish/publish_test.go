@@ -239,7 +239,8 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestNothingIsSignedTwice: what does not change is not signed anew.
+// TestNothingIsSignedTwice: what does not change is not signed anew, but when the daemon starts: then
+// the database may be an older one.
 func TestNothingIsSignedTwice(t *testing.T) {
 	inHouse(t, func(h *house) {
 		before := must2(h.File("timestamp.json"))
@@ -250,6 +251,16 @@ func TestNothingIsSignedTwice(t *testing.T) {
 		}
 		if after := must2(h.File("timestamp.json")); after.Hash != before.Hash {
 			t.Error("the timestamp is another one")
+		}
+		time.Sleep(day / 2)
+		h.publish()
+		if after := must2(h.File("timestamp.json")); after.Hash != before.Hash {
+			t.Error("the timestamp is another one, within its day")
+		}
+		h.begin()
+		h.publish()
+		if after := must2(h.File("timestamp.json")); after.Hash == before.Hash {
+			t.Error("the timestamp of a database that may be an older one is served")
 		}
 	})
 }
@@ -305,7 +316,7 @@ func TestMistakesInTheFolder(t *testing.T) {
 		"targets that have expired": {"2.targets.json expired", func(h *house) {
 			must(h.folder.SignTargets(map[string][]byte{"what": []byte("two")}, time.Now().Add(-time.Hour), h.keys[metadata.TARGETS]))
 		}, func(h *house) { h.sign("two") }},
-		"targets of another version": {"2.targets.json has version 7", func(h *house) {
+		"targets of another version": {"2.targets.json: it has version 7", func(h *house) {
 			h.sign("two")
 			edit(h, "2.targets.json", func(m *metadata.Metadata[metadata.TargetsType]) {
 				m.Signed.Version = 7
@@ -517,21 +528,19 @@ func TestCrash(t *testing.T) {
 // TestClockGoesBack: nothing is signed with an older number, and what is served is kept.
 func TestClockGoesBack(t *testing.T) {
 	inHouse(t, func(h *house) {
-		d, problem := h.next(h.Context(), time.Now().Add(-300*day))
+		roots, problem := h.Publisher.roots()
 		if problem != nil {
 			t.Fatal(problem)
 		}
-		if served := must2(h.File("timestamp.json")); string(d["timestamp.json"]) != string(served.Data) {
-			t.Error("another timestamp is signed")
+		past := time.Now().Add(-3 * day)
+		d := must(h.assemble(roots, 1, past))
+		if v := must(metadata.Timestamp().FromBytes(d["timestamp.json"])).Signed.Version; v < h.version(metadata.TIMESTAMP) {
+			t.Errorf("version %d after %d", v, h.version(metadata.TIMESTAMP))
 		}
 		h.sign("two")
-		d, problem = h.next(h.Context(), time.Now().Add(-300*day))
-		if problem != nil {
-			t.Fatal(problem)
-		}
-		timestamp := must(metadata.Timestamp().FromBytes(d["timestamp.json"]))
-		if got := timestamp.Signed.Version; got != h.version(metadata.TIMESTAMP)+1 {
-			t.Errorf("version %d after %d", got, h.version(metadata.TIMESTAMP))
+		d = must(h.assemble(roots, 2, past))
+		if v := must(metadata.Timestamp().FromBytes(d["timestamp.json"])).Signed.Version; v != h.version(metadata.TIMESTAMP)+1 {
+			t.Errorf("version %d after %d", v, h.version(metadata.TIMESTAMP))
 		}
 	})
 }
@@ -600,14 +609,17 @@ func TestFolderRefuses(t *testing.T) {
 			says string
 			err  error
 		}{
-			"another key":           {"not the targets key", sign(nil, newKey())},
-			"the key of a root":     {"not the targets key", sign(nil, h.root2)},
-			"a way out":             {"cannot be called", sign(map[string][]byte{"../x": nil}, targets)},
-			"a hidden file":         {"cannot be called", sign(map[string][]byte{".x": nil}, targets)},
-			"nothing":               {"nothing to sign", sign(map[string][]byte{}, targets)},
-			"a broken trusted root": {"parse trusted root", sign(map[string][]byte{trust.RootTarget: []byte("{")}, targets)},
-			"a role that is none":   {"no role", second(h.folder.Rotate("mirrors", []crypto.PublicKey{public(newKey())}, 0, time.Now(), nil))},
-			"a key of another role": {"keys of its own", second(h.folder.Rotate(metadata.TIMESTAMP, []crypto.PublicKey{public(targets)}, 0, time.Now(), nil))},
+			"another key":               {"not the targets key", sign(nil, newKey())},
+			"the key of a root":         {"not the targets key", sign(nil, h.root2)},
+			"a way out":                 {"cannot be called", sign(map[string][]byte{"../x": nil}, targets)},
+			"a hidden file":             {"cannot be called", sign(map[string][]byte{".x": nil}, targets)},
+			"nothing":                   {"nothing to sign", sign(map[string][]byte{}, targets)},
+			"a target that is too long": {"a target has at most", sign(map[string][]byte{"x": make([]byte, maxFile+1)}, targets)},
+			"too many bytes":            {"all together", sign(map[string][]byte{"a": make([]byte, maxFile), "b": make([]byte, maxFile), "c": make([]byte, maxFile), "d": {1}}, targets)},
+			"two timestamp keys":        {"it has one", second(h.folder.Rotate(metadata.TIMESTAMP, []crypto.PublicKey{public(newKey()), public(newKey())}, 1, time.Now(), nil))},
+			"a broken trusted root":     {"parse trusted root", sign(map[string][]byte{trust.RootTarget: []byte("{")}, targets)},
+			"a role that is none":       {"no role", second(h.folder.Rotate("mirrors", []crypto.PublicKey{public(newKey())}, 0, time.Now(), nil))},
+			"a key of another role":     {"keys of its own", second(h.folder.Rotate(metadata.TIMESTAMP, []crypto.PublicKey{public(targets)}, 0, time.Now(), nil))},
 		} {
 			if test.err == nil || !strings.Contains(test.err.Error(), test.says) {
 				t.Errorf("%s: %v", name, test.err)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -53,6 +54,8 @@ type Publisher struct {
 	signers map[string]signature.Signer // by role; nil until Signers has succeeded; of publish alone
 	draft   draft                       // what the repository follows; of publish alone
 	updated time.Time                   // when it last followed
+	refused map[string]refusal          // pairs of root and targets that it did not take, by their hash
+	older   bool                        // what was signed may be of an older database: until the first look
 
 	mu      sync.Mutex
 	problem *trust.RepositoryProblem // why the newest in the folder is not served; guarded by mu
@@ -84,22 +87,33 @@ func New(cfg Config) (*Publisher, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}}
+	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}, older: true}
 	kept, err := cfg.DB.Record(firstRecord)
 	if err != nil && !errors.As(err, new(*storage.DamageError)) {
 		return nil, err
 	}
 	first, err := p.folder.read(rootFile(1))
 	if err == nil {
-		_, err = trustedmetadata.New(first)
+		err = safely(func() error {
+			if _, err := readRoot(first, 1); err != nil {
+				return err
+			}
+			_, err := trustedmetadata.New(first)
+			return err
+		})
+		if kept != nil && (err != nil || !bytes.Equal(signedPart(first), signedPart(kept)) && !p.folder.complete()) {
+			first, err = kept, nil // what is served is not given up for what cannot be
+		}
 	}
 	switch {
 	case err != nil && kept != nil:
 		first = kept
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("the TUF repository: %w; \"understudy trust init\" makes one", err)
+	case errors.Is(err, &metadata.ErrUnsignedMetadata{}):
+		return nil, fmt.Errorf("the TUF repository in %s: %s: %w; \"understudy trust sign --root\" adds a signature that is lacking", cfg.Dir, rootFile(1), err)
 	case err != nil:
-		return nil, fmt.Errorf("the TUF repository in %s: %s: %w; \"understudy trust sign\" adds a signature that is lacking", cfg.Dir, rootFile(1), err)
+		return nil, fmt.Errorf("the TUF repository in %s: %s: %w", cfg.Dir, rootFile(1), err)
 	}
 	// Another first root is another repository: nothing of one is ever served to clients of another.
 	sum := sha256.Sum256(signedPart(first))
@@ -115,18 +129,27 @@ func New(cfg Config) (*Publisher, error) {
 	return p, cfg.DB.PutRecord(firstRecord, first)
 }
 
-// signedPart is what of a root is the same whoever has signed it.
-func signedPart(root []byte) []byte {
-	m, err := metadata.Root().FromBytes(root)
-	if err != nil {
-		return nil
-	}
-	m.ClearSignatures()
-	data, err := m.ToBytes(false)
-	if err != nil {
-		return nil
-	}
+// signedPart is what of a root is the same whoever has signed it; nil if it is no root.
+func signedPart(root []byte) (data []byte) {
+	_ = safely(func() error {
+		m, err := metadata.Root().FromBytes(root)
+		if err == nil {
+			m.ClearSignatures()
+			data, err = m.ToBytes(false)
+		}
+		return err
+	})
 	return data
+}
+
+// safely makes an error of a panic: go-tuf does not expect null everywhere.
+func safely(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it cannot be read: %v", p)
+		}
+	}()
+	return f()
 }
 
 const (
@@ -135,39 +158,180 @@ const (
 )
 
 // Run publishes until ctx ends. It returns an error only when the database can no longer be
-// written.
+// written. Who signs, or the disk with the folder, may not answer: that is told, and when ctx ends it
+// is not waited for.
 func (p *Publisher) Run(ctx context.Context) error {
-	for {
-		err := p.Publish(ctx)
-		if _, refused := errors.AsType[*trust.RepositoryError](err); err != nil && !refused && ctx.Err() == nil {
+	for ctx.Err() == nil {
+		done := make(chan error, 1)
+		go func() { done <- p.Publish(ctx) }()
+		if err, ok := p.await(ctx, done); !ok {
+			return nil
+		} else if _, refused := errors.AsType[*trust.RepositoryError](err); err != nil && !refused && ctx.Err() == nil {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(min(lookEvery, p.cfg.Lifetime/20)):
+		}
+	}
+	return nil
+}
+
+// await waits for a look at the folder, and says when it takes too long; ok is false if ctx has ended
+// and it does not end.
+func (p *Publisher) await(ctx context.Context, done <-chan error) (err error, ok bool) {
+	began := time.Now()
+	for {
+		select {
+		case err := <-done:
+			return err, true
+		case <-time.After(answerTime):
+			p.tell(fmt.Errorf("the folder %s, or a key, does not answer since %s", p.cfg.Dir, began.UTC().Format(time.RFC3339)))
+		case <-ctx.Done():
+			select {
+			case err := <-done:
+				return err, true
+			case <-time.After(stopTime):
+				return nil, false
+			}
 		}
 	}
 }
 
+const (
+	answerTime = 2 * time.Minute // after which a look takes too long
+	stopTime   = 3 * time.Second // that one has to end
+)
+
 // Publish looks at the folder, signs what has to be signed, and serves it. What cannot be
-// published is told by Status and the log; the error is that of trust.Repository.Update.
+// published is told by Status and the log; the error is that of trust.Repository.Update, of what was
+// to be served last. It is for one caller at a time.
 func (p *Publisher) Publish(ctx context.Context) error {
-	next, problem := p.next(ctx, time.Now())
+	problem := safely(func() error { return p.prepare(ctx) })
+	if problem != nil {
+		p.tell(problem)
+		return nil
+	}
+	roots, problem := p.roots()
+	versions, held, published, err := p.versions()
+	problem = errors.Join(problem, err)
+	served := p.served()
+	least := max(1, int(served[metadata.ROOT]))
+	if held == 0 { // clients may have seen more than is here: only the newest is taken then
+		if problem != nil || len(versions) == 0 {
+			least = len(roots) + 1
+		} else {
+			least, versions = max(1, len(roots)), versions[:1]
+		}
+	}
+	wrongKey := false
+	defer func() {
+		if wrongKey { // the right one may be in its place the next time
+			p.signers = nil
+		}
+	}()
+	var failed error
+	for last := len(roots); last >= least; last-- {
+		for _, version := range versions {
+			pair := p.pair(roots[last-1], version)
+			var d draft
+			err := p.refused[pair].recent()
+			if err == nil {
+				err = safely(func() (err error) { d, err = p.assemble(roots[:last], version, time.Now()); return err })
+			}
+			if err == nil {
+				failed = p.serve(ctx, d, pair)
+				if _, refused := errors.AsType[*trust.RepositoryError](failed); failed == nil || !refused || ctx.Err() != nil {
+					if version == held {
+						problem = errors.Join(problem, published)
+					}
+					p.older = p.older && failed != nil
+					p.tell(problem)
+					return failed
+				}
+				err = failed
+			}
+			wrongKey = wrongKey || errors.As(err, new(*wrongKeyError))
+			if problem == nil {
+				problem = err
+			}
+		}
+	}
+	if problem == nil {
+		problem = fmt.Errorf("%s has no targets: \"understudy trust sign\" makes them", p.cfg.Dir)
+	}
 	p.tell(problem)
-	if next == nil {
-		return nil
+	return failed
+}
+
+// refusal is why a pair of root and targets was not taken, though each is good.
+type refusal struct {
+	at  time.Time
+	err error
+}
+
+// recent is the refusal as long as it holds: nothing is signed for the pair then.
+func (r refusal) recent() error {
+	if time.Since(r.at) < checkEvery {
+		return r.err
 	}
-	current, ok := p.File("timestamp.json")
-	if ok && bytes.Equal(current.Data, next["timestamp.json"]) && p.holdsRoots(next) && time.Since(p.updated) < checkEvery {
-		return nil
-	}
-	p.draft = next
-	if err := p.Update(ctx); err != nil {
-		return err
-	}
-	p.updated = time.Now()
 	return nil
+}
+
+// pair names a pair of root and targets.
+func (p *Publisher) pair(root []byte, targets int64) string {
+	data, _ := p.published(targetsFile(targets)) // without it there is nothing to refuse
+	a, b := sha256.Sum256(root), sha256.Sum256(data)
+	return hex.EncodeToString(a[:]) + hex.EncodeToString(b[:])
+}
+
+// serve serves a draft, unless it is served already.
+func (p *Publisher) serve(ctx context.Context, d draft, pair string) error {
+	current, ok := p.File("timestamp.json")
+	if ok && bytes.Equal(current.Data, d["timestamp.json"]) && p.holdsRoots(d) && time.Since(p.updated) < checkEvery {
+		return nil
+	}
+	p.draft = d
+	err := p.Update(ctx)
+	if _, refused := errors.AsType[*trust.RepositoryError](err); refused && ctx.Err() == nil {
+		p.refused[pair] = refusal{time.Now(), err}
+	}
+	if err == nil {
+		p.updated = time.Now()
+	}
+	return err
+}
+
+// prepare gets who signs.
+func (p *Publisher) prepare(ctx context.Context) error {
+	if p.signers != nil {
+		return nil
+	}
+	snapshot, timestamp, err := p.cfg.Signers(ctx)
+	if err == nil {
+		p.signers = map[string]signature.Signer{metadata.SNAPSHOT: snapshot, metadata.TIMESTAMP: timestamp}
+	}
+	return err
+}
+
+// versions returns which targets come into question, the newest first, and which are published.
+// published is what is wrong with these, which is no matter once there are newer ones.
+func (p *Publisher) versions() (versions []int64, held int64, published, err error) {
+	versions, err = p.folder.versions(metadata.TARGETS)
+	held = p.served()[metadata.TARGETS]
+	if len(versions) > 0 && versions[0] < held {
+		published = fmt.Errorf("the newest targets in %s are version %d, and %d was published: bring the newer ones back", p.cfg.Dir, versions[0], held)
+	}
+	if f, ok := p.File(targetsFile(held)); ok {
+		if other, err := p.folder.read(targetsFile(held)); err == nil && !bytes.Equal(other, f.Data) {
+			published = fmt.Errorf("%s is another one than was published, and is not taken: a version is signed once, the next one with \"understudy trust sign\"", targetsFile(held))
+		}
+	}
+	versions = slices.DeleteFunc(versions, func(version int64) bool { return version <= held })
+	if held > 0 {
+		versions = append(versions, held)
+	}
+	return versions, held, published, err
 }
 
 // holdsRoots says whether every root of a draft is served.
@@ -212,72 +376,24 @@ func (p *Publisher) Status() trust.RepositoryStatus {
 	return s
 }
 
-// HasTarget says whether some target that is served has this content.
-func (p *Publisher) HasTarget(content []byte) bool {
-	for _, name := range p.Names() {
-		if bytes.Equal(p.Target(name), content) {
-			return true
+// MadeFrom is the newest TrustedRoot that the history of what is served has, or the one that is served
+// if it has none; nil if there is none.
+func (p *Publisher) MadeFrom() []byte {
+	const history = "history/trusted_root/"
+	newest := trust.RootTarget
+	for _, name := range p.Names() { // in order, and so those of the history in order of time
+		if strings.HasPrefix(name, history) && p.Target(name) != nil {
+			newest = name
 		}
 	}
-	return false
+	return p.Target(newest)
 }
 
-// next returns the newest version that can be served; nil if none can. The error is why it is not
-// what is newest in the folder. To serve what is older goes on then, with timestamps that are signed
-// anew: clients must not die of a mistake in the folder.
-func (p *Publisher) next(ctx context.Context, now time.Time) (draft, error) {
-	if p.signers == nil {
-		snapshot, timestamp, err := p.cfg.Signers(ctx)
-		if err != nil {
-			return nil, err
-		}
-		p.signers = map[string]signature.Signer{metadata.SNAPSHOT: snapshot, metadata.TIMESTAMP: timestamp}
-	}
-	roots, problem := p.roots()
-	versions, err := p.folder.versions(metadata.TARGETS)
-	if err != nil {
-		problem = errors.Join(problem, err)
-	}
-	served := p.served()
-	held := served[metadata.TARGETS]
-	var published error // what is wrong with the targets that are held; no matter once there are newer ones
-	if len(versions) > 0 && versions[0] < held {
-		published = fmt.Errorf("the newest targets in %s are version %d, and %d was published: bring the newer ones back", p.cfg.Dir, versions[0], held)
-	}
-	if f, ok := p.File(targetsFile(held)); ok {
-		if other, err := p.folder.read(targetsFile(held)); err == nil && !bytes.Equal(other, f.Data) {
-			published = fmt.Errorf("%s is another one than was published, and is not taken: a version is signed once, the next one with \"understudy trust sign\"", targetsFile(held))
-		}
-	}
-	versions = slices.DeleteFunc(versions, func(version int64) bool { return version <= held })
-	if held > 0 {
-		versions = append(versions, held)
-	}
-	for last := len(roots); last >= max(1, int(served[metadata.ROOT])); last-- {
-		for _, version := range versions {
-			d, err := p.assemble(roots[:last], version, now)
-			switch {
-			case err == nil && version == held:
-				return d, errors.Join(problem, published)
-			case err == nil:
-				return d, problem
-			}
-			if problem == nil {
-				problem = err
-			}
-		}
-	}
-	if problem == nil {
-		problem = fmt.Errorf("%s has no targets: \"understudy trust sign\" makes them", p.cfg.Dir)
-	}
-	return nil, problem
-}
-
-// served is the version of each role that is served.
+// served is the version of each role that was served last, also if that is damaged.
 func (p *Publisher) served() map[string]int64 {
 	versions := map[string]int64{}
-	for _, role := range p.Repository.Status().Roles {
-		versions[role.Name] = role.Version
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		versions[role] = p.Seen(role)
 	}
 	return versions
 }
@@ -293,15 +409,29 @@ func (p *Publisher) roots() (chain [][]byte, problem error) {
 			if newest, _ := p.folder.versions(metadata.ROOT); len(newest) > 0 && newest[0] > version {
 				return chain, fmt.Errorf("%s has %s, but not %s", p.cfg.Dir, rootFile(newest[0]), file)
 			}
-			return chain, nil
+			return chain, problem
 		}
-		if err == nil && trusted == nil {
-			trusted, err = trustedmetadata.New(data)
-		} else if err == nil {
-			_, err = trusted.UpdateRoot(data)
+		if err == nil {
+			err = safely(func() (err error) {
+				if _, err := readRoot(data, version); err != nil {
+					return err
+				}
+				if trusted == nil {
+					trusted, err = trustedmetadata.New(data)
+				} else {
+					_, err = trusted.UpdateRoot(data)
+				}
+				return err
+			})
 		}
-		if err != nil {
-			return chain, fmt.Errorf("%s: %w; \"understudy trust sign\" adds a signature that is lacking", file, err)
+		switch {
+		case errors.Is(err, &metadata.ErrUnsignedMetadata{}):
+			return chain, fmt.Errorf("%s: %w; \"understudy trust sign --root\" adds a signature that is lacking", file, err)
+		case err != nil:
+			return chain, fmt.Errorf("%s: %w", file, err)
+		}
+		if other, err := p.folder.read(file); err == nil && !bytes.Equal(signedPart(other), signedPart(data)) {
+			problem = fmt.Errorf("%s is another one than was published, and is not taken: bring the folder that has the one that was", file)
 		}
 		chain = append(chain, data)
 	}
@@ -344,20 +474,19 @@ func (p *Publisher) assembleTargets(d draft, root *metadata.Metadata[metadata.Ro
 	if err != nil {
 		return err
 	}
-	targets, err := metadata.Targets().FromBytes(data)
-	if err == nil {
-		err = root.VerifyDelegate(metadata.TARGETS, targets)
+	targets, err := readTargets(data, version)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
 	}
-	switch {
+	switch err := root.VerifyDelegate(metadata.TARGETS, targets); {
 	case err != nil:
 		return fmt.Errorf("%s: %w; \"understudy trust sign\" with the targets key of %s makes the next one", file, err, rootFile(root.Signed.Version))
-	case targets.Signed.Version != version:
-		return fmt.Errorf("%s has version %d", file, targets.Signed.Version)
 	case targets.Signed.IsExpired(now):
 		return fmt.Errorf("%s expired at %s: \"understudy trust sign\" makes the next one", file, targets.Signed.Expires.Format(time.RFC3339))
 	}
 	d[file] = data
-	for name, meta := range targets.Signed.Targets {
+	for _, name := range slices.Sorted(maps.Keys(targets.Signed.Targets)) {
+		meta := targets.Signed.Targets[name]
 		file := trust.TargetFile(name, meta.Hashes["sha256"])
 		if f, ok := p.File(file); ok && meta.VerifyLengthHashes(f.Data) == nil {
 			d[file] = f.Data
@@ -376,7 +505,8 @@ func (p *Publisher) assembleTargets(d draft, root *metadata.Metadata[metadata.Ro
 // assembleSnapshot adds a snapshot and a timestamp: those that are served, or others if these name
 // something else, or have been good for long enough.
 func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.RootType], targets int64, now time.Time) error {
-	for role, signer := range p.signers {
+	for _, role := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		signer := p.signers[role]
 		if err := isKeyOf(root, role, signer); err != nil {
 			return err
 		}
@@ -387,7 +517,7 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	named := metaOf(targets, d[targetsFile(targets)])
 	if f, ok := p.File(file); ok {
 		if s, err := metadata.Snapshot().FromBytes(f.Data); err == nil && root.VerifyDelegate(metadata.SNAPSHOT, s) == nil &&
-			same(s.Signed.Meta["targets.json"], named) && s.Signed.Expires.Sub(now) > life/2 {
+			same(s.Signed.Meta["targets.json"], named) && p.isGood(s.Signed.Version, s.Signed.Expires, now, life, life/2) {
 			d[file] = f.Data
 		}
 	}
@@ -405,7 +535,7 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	named = metaOf(version, d[file])
 	if f, ok := p.File("timestamp.json"); ok {
 		if t, err := metadata.Timestamp().FromBytes(f.Data); err == nil && root.VerifyDelegate(metadata.TIMESTAMP, t) == nil &&
-			same(t.Signed.Meta["snapshot.json"], named) && t.Signed.Expires.Sub(now) > p.cfg.Lifetime/7*6 {
+			same(t.Signed.Meta["snapshot.json"], named) && p.isGood(t.Signed.Version, t.Signed.Expires, now, p.cfg.Lifetime, p.cfg.Lifetime/7*6) {
 			d["timestamp.json"] = f.Data
 			return nil
 		}
@@ -417,6 +547,14 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 		return fmt.Errorf("sign the timestamp: %w", err)
 	}
 	return nil
+}
+
+// isGood says whether what is served need not be signed anew: it is good for least at least, and not
+// for longer than anything is (the clock was ahead). On the first look it was also signed a moment ago:
+// else it may come out of an older database, and clients have seen higher numbers.
+func (p *Publisher) isGood(version int64, expires, now time.Time, life, least time.Duration) bool {
+	left := expires.Sub(now)
+	return left > least && left <= life && (!p.older || time.Unix(version, 0).After(now.Add(-p.cfg.Lifetime/168)))
 }
 
 // nextVersion is the number of what is signed now: the time in seconds. So an older database that
@@ -439,7 +577,7 @@ func same(a, b *metadata.MetaFiles) bool {
 }
 
 func signed[T metadata.Roles](m *metadata.Metadata[T], signer signature.Signer) ([]byte, error) {
-	if _, err := m.Sign(signer); err != nil {
+	if err := signMetadata(m, signer); err != nil {
 		return nil, err
 	}
 	return m.ToBytes(false)
@@ -456,5 +594,15 @@ func isKeyOf(root *metadata.Metadata[metadata.RootType], role string, signer sig
 			return nil
 		}
 	}
-	return fmt.Errorf("the %s key given is not the one that %s names for it: bring the key that it was rotated to", role, rootFile(root.Signed.Version))
+	return &wrongKeyError{role, root.Signed.Version}
+}
+
+// wrongKeyError says that a key is not the one that a root names for a role.
+type wrongKeyError struct {
+	role string
+	root int64
+}
+
+func (e *wrongKeyError) Error() string {
+	return fmt.Sprintf("the %s key given is not the one that %s names for it: bring the key that it was rotated to", e.role, rootFile(e.root))
 }

@@ -1,0 +1,95 @@
+package trust
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	trustroot "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
+)
+
+// Describe says what a target has, in lines that a person compares before signing: everything that
+// clients would trust or use, each key and certificate by its SHA-256. The error says that clients
+// could not read it.
+func Describe(name string, data []byte) (lines []string, err error) {
+	switch {
+	case name == RootTarget, name == ECDSATarget:
+		lines, err = describeRoot(data)
+	case IsSigningConfig(name):
+		lines, err = describeSigning(data)
+	default:
+		return []string{fmt.Sprintf("content %.16x", sha256.Sum256(data))}, nil
+	}
+	slices.Sort(lines)
+	return lines, err
+}
+
+// IsSigningConfig says whether a target is a SigningConfig of the version that clients read.
+func IsSigningConfig(name string) bool {
+	return name == path.Base(name) && strings.HasPrefix(name, "signing_config") && strings.HasSuffix(name, ".v0.2.json")
+}
+
+func describeRoot(data []byte) (lines []string, err error) {
+	p, err := rootParts(data)
+	if err != nil {
+		return nil, err
+	}
+	logs := func(what string, list []*trustroot.TransparencyLogInstance) {
+		for _, log := range list {
+			key := log.GetPublicKey()
+			lines = append(lines, fmt.Sprintf("%s %s %s key %.16x%s", what, log.GetBaseUrl(), idOf(log), sha256.Sum256(key.GetRawBytes()), window(key.GetValidFor())))
+		}
+	}
+	authorities := func(what string, list []*trustroot.CertificateAuthority) {
+		for _, a := range list {
+			var chain []byte
+			for _, c := range a.GetCertChain().GetCertificates() {
+				chain = append(chain, c.GetRawBytes()...)
+			}
+			lines = append(lines, fmt.Sprintf("%s %s %q certificates %.16x%s", what, a.GetUri(), a.GetSubject().GetCommonName(), sha256.Sum256(chain), window(a.GetValidFor())))
+		}
+	}
+	logs("log", p.read.GetTlogs())
+	logs("certificate log", p.read.GetCtlogs())
+	authorities("certificate authority", p.read.GetCertificateAuthorities())
+	authorities("time-stamping authority", p.read.GetTimestampAuthorities())
+	return lines, nil
+}
+
+func describeSigning(data []byte) (lines []string, err error) {
+	c, err := parseSigning(data)
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range []struct {
+		what string
+		list []*trustroot.Service
+	}{
+		{"certificates from", c.GetCaUrls()}, {"identities from", c.GetOidcUrls()}, {"logged in", c.GetRekorTlogUrls()}, {"times from", c.GetTsaUrls()},
+	} {
+		for _, s := range part.list {
+			lines = append(lines, fmt.Sprintf("%s %s, API version %d, operator %q%s", part.what, s.GetUrl(), s.GetMajorApiVersion(), s.GetOperator(), window(s.GetValidFor())))
+		}
+	}
+	for what, config := range map[string]*trustroot.ServiceConfiguration{"logs": c.GetRekorTlogConfig(), "time-stamping authorities": c.GetTsaConfig()} {
+		if config != nil {
+			lines = append(lines, fmt.Sprintf("of %s: %s %d", what, config.GetSelector(), config.GetCount()))
+		}
+	}
+	return lines, nil
+}
+
+func window(w *common.TimeRange) string {
+	text := ""
+	if w.GetStart() != nil {
+		text += " from " + w.GetStart().AsTime().Format(time.DateOnly)
+	}
+	if w.GetEnd() != nil {
+		text += " to " + w.GetEnd().AsTime().Format(time.DateOnly)
+	}
+	return text
+}
