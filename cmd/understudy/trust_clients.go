@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -100,7 +99,7 @@ func sigstoreKeys(root []byte) (yaml.MapSlice, error) {
 			organization, name := namesOf(a)
 			out = append(out, yaml.MapSlice{
 				{Key: "subject", Value: yaml.MapSlice{{Key: "organization", Value: organization}, {Key: "commonName", Value: name}}},
-				{Key: "uri", Value: cmp.Or(a.GetUri(), "https://"+url.PathEscape(organization))},
+				{Key: "uri", Value: cmp.Or(a.GetUri(), "https://unnamed.invalid")},
 				{Key: "certChain", Value: base64.StdEncoding.EncodeToString(certificates(a.GetCertChain().GetCertificates()))},
 			})
 		}
