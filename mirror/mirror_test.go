@@ -263,8 +263,8 @@ func TestResumeFetchesNothingTwice(t *testing.T) {
 func TestSlowBundle(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{}).start().run()
-		s.log.Grow(5000)
 		s.log.Misbehave(synthetic.On(synthetic.Bundle, from(10, synthetic.Hang())))
+		s.log.Grow(5000)
 		s.settle(2 * poll)
 		s.wantHeld(10 * 256)
 		s.prove(10*256-1, 0)

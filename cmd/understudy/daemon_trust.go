@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -130,13 +129,12 @@ func (d *daemon) newTrust(ctx context.Context) bool {
 	}
 }
 
-// behind says whether ours was made of another TrustedRoot than is the newest of the copy of Sigstore's
-// repository.
+// behind says whether ours lacks something of the newest TrustedRoot in the copy of Sigstore's repository, or
+// has what is withdrawn there.
 func (d *daemon) behind() bool {
 	if d.tuf == nil || d.own == nil {
 		return false
 	}
 	newest := d.tuf.Target(trust.RootTarget)
-	made := d.own.MadeFrom()
-	return newest != nil && made != nil && !bytes.Equal(made, newest)
+	return newest != nil && !d.own.UpToDate(newest)
 }

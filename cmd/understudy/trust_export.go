@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -360,11 +361,19 @@ func (e *exported) write(dir string) error {
 	if err := e.clientFiles(dir, files); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(dir) // whatever is there, nothing outside is touched
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	list := strings.Join(slices.Sorted(maps.Keys(files)), "\n") + "\n"
-	if old, err := os.ReadFile(filepath.Join(dir, exportedFile)); err == nil {
+	if old, err := root.ReadFile(exportedFile); err == nil {
 		for name := range strings.Lines(string(old)) {
 			if name = strings.TrimSpace(name); files[name] == nil && filepath.IsLocal(name) {
-				if err := os.Remove(filepath.Join(dir, filepath.FromSlash(name))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				if err := root.Remove(filepath.FromSlash(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					return err
 				}
 			}
@@ -372,26 +381,21 @@ func (e *exported) write(dir string) error {
 	}
 	files[exportedFile] = []byte(list)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := replaceFile(filepath.Join(dir, filepath.FromSlash(name)), files[name]); err != nil {
+		if err := replaceIn(root, filepath.FromSlash(name), files[name]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// replaceFile writes a file as a whole: who reads it sees the one before or this one.
-func replaceFile(name string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+// replaceIn writes a file as a whole: who reads it sees the one before or this one.
+func replaceIn(root *os.Root, name string, data []byte) error {
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return err
+	fresh := filepath.Join(filepath.Dir(name), ".new-"+rand.Text())
+	if err := root.WriteFile(fresh, data, 0o644); err != nil {
+		return errors.Join(err, root.Remove(fresh))
 	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
+	return root.Rename(fresh, name)
 }

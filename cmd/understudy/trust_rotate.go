@@ -10,8 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
-
-	"github.com/understudy-log/understudy/mirror/trust/publish"
 )
 
 func newTrustRotateCommand() *cobra.Command {
@@ -52,12 +50,22 @@ Exit codes: 0 made; 2 it could not be made.`,
 			if err != nil {
 				return err
 			}
-			folder, err := publish.OpenFolder(c.repository())
+			folder, err := c.open()
 			if err != nil {
 				return err
 			}
 			if !slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role) {
 				return fmt.Errorf("there is no role %q: it is root, targets, snapshot or timestamp", role)
+			}
+			n := makeKeys
+			if len(newKeys) > 0 {
+				n = len(newKeys)
+			}
+			switch {
+			case n < 1 || role != metadata.ROOT && n > 1:
+				return fmt.Errorf("%d keys for %s: it has one, several are for root", n, role)
+			case threshold < 0 || !renew && threshold > n:
+				return fmt.Errorf("a threshold of %d of %d keys for %s: it is at least 1, and at most all of them", threshold, n, role)
 			}
 			signers, err := c.signers(cmd.Context(), folder, keys, metadata.ROOT)
 			if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -28,6 +29,7 @@ const (
 	repositoryDir    = "repository"
 	keysDir          = "keys"
 	onlinePassphrase = "online.passphrase"
+	firstRoot        = "1.root.json"
 )
 
 // ceremony is what the verbs that sign have in common.
@@ -115,6 +117,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 			holders := publish.Holders{Threshold: threshold}
 			var signers []signature.Signer
 			for _, ref := range given {
+				c.tellKey(cmd.OutOrStdout(), metadata.ROOT, ref)
 				public, signer, err := c.holder(cmd.Context(), ref, len(rootKeys) == 0, c.passphrase)
 				if err != nil {
 					return err
@@ -133,6 +136,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 				{metadata.SNAPSHOT, snapshotKey, &holders.Snapshot, c.online()},
 				{metadata.TIMESTAMP, timestampKey, &holders.Timestamp, c.online()},
 			} {
+				c.tellKey(cmd.OutOrStdout(), role.name, cmp.Or(role.ref, c.key(role.name)))
 				if role.ref != "" { // it need not sign now
 					*role.key, err = openPublic(cmd.Context(), role.ref)
 				} else {
@@ -147,6 +151,9 @@ Exit codes: 0 made; 2 it could not be made.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "made %s: clients begin at it, distribute it before you need it\n", filepath.Join(c.repository(), "1.root.json"))
+			if err := c.noteFirst(folder); err != nil {
+				return err
+			}
 			return c.tellMissing(cmd.OutOrStdout(), folder, "next: understudy trust export, and understudy trust sign "+c.dir+" --material with what it wrote")
 		},
 	}
@@ -159,6 +166,51 @@ Exit codes: 0 made; 2 it could not be made.`,
 	cmd.Flags().StringVar(&timestampKey, "timestamp-key", "", "`KEY` for timestamps that exists")
 	cmd.MarkFlagsMutuallyExclusive("root-key", "root-keys")
 	return cmd
+}
+
+// tellKey says which key a role gets, and whether it was there before.
+func (c *ceremony) tellKey(out io.Writer, role, ref string) {
+	how := "made now"
+	if isKMS(ref) {
+		how = "of a key management service"
+	} else if isPublicFile(ref) {
+		how = "a public key that was there: somebody else holds the key"
+	} else if _, err := os.Stat(ref); err == nil {
+		how = "which was there"
+	}
+	fmt.Fprintf(out, "key of %s: %s, %s\n", role, ref, how)
+}
+
+// open opens the repository, if its first root is the one that was made here, as far as that is known.
+func (c *ceremony) open() (*publish.Folder, error) {
+	made, err := os.ReadFile(filepath.Join(c.dir, keysDir, firstRoot))
+	if err == nil {
+		var is []byte
+		if is, err = os.ReadFile(filepath.Join(c.repository(), firstRoot)); err == nil && !bytes.Equal(made, is) {
+			return nil, fmt.Errorf("%s is another one than was made here (%s): what is signed under it could be used against the clients of yours",
+				filepath.Join(c.repository(), firstRoot), filepath.Join(c.dir, keysDir, firstRoot))
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return publish.OpenFolder(c.repository())
+}
+
+// noteFirst keeps a copy of the first root, once it has all signatures, beside the keys.
+func (c *ceremony) noteFirst(folder *publish.Folder) error {
+	if missing, err := folder.MissingSignatures(); err != nil || missing > 0 {
+		return err
+	}
+	kept := filepath.Join(c.dir, keysDir, firstRoot)
+	if _, err := os.Stat(kept); err == nil {
+		return nil
+	}
+	data, err := os.ReadFile(filepath.Join(c.repository(), firstRoot))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(kept, data, 0o644)
 }
 
 // holder returns a key, made if it is to be, and who signs with it; nil if that is somebody else.
@@ -250,7 +302,7 @@ Exit codes: 0 signed; 2 it could not be signed.`,
 			if err != nil {
 				return err
 			}
-			folder, err := publish.OpenFolder(c.repository())
+			folder, err := c.open()
 			if err != nil {
 				return err
 			}
@@ -347,6 +399,9 @@ func (c *ceremony) signRoot(ctx context.Context, folder *publish.Folder, o signi
 		return errors.New("no signature was added: the newest root has those of the root keys at hand; give another one with --key")
 	}
 	fmt.Fprintf(out, "added %d signatures to the newest root\n", added)
+	if err := c.noteFirst(folder); err != nil {
+		return err
+	}
 	return c.tellMissing(out, folder, "next: bring "+c.repository()+" to the daemon")
 }
 
@@ -385,7 +440,8 @@ func readMaterial(dir string) (map[string][]byte, error) {
 	if files[trust.RootTarget] == nil {
 		return nil, fmt.Errorf("%s has no %s: let \"understudy trust export\" write it", dir, trust.RootTarget)
 	}
-	return files, nil
+	files[trust.ECDSATarget], err = trust.ECDSARoot(files[trust.RootTarget]) // it follows from the other, whatever is there
+	return files, err
 }
 
 // tellChanges says what other targets there will be, and what of those that clients trust or use

@@ -290,3 +290,35 @@ func TestCombineSigningGenuine(t *testing.T) {
 		}
 	}
 }
+
+// TestUpToDate: every change of Sigstore's is seen, in both directions, whatever we have added or
+// addressed otherwise.
+func TestUpToDate(t *testing.T) {
+	ours := someLog(t, "https://log.example.com", since2026)
+	files := genuineFiles(t, "production/*trusted_root.json")
+	var names []string
+	for name, data := range files {
+		if _, err := ParseRoot(data); err == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	entries := func(data []byte) []string {
+		lines := must(Describe(RootTarget, data))
+		slices.Sort(lines)
+		return lines
+	}
+	for i, name := range names {
+		var history [][]byte
+		for _, earlier := range names[:i+1] {
+			history = append(history, files[earlier])
+		}
+		served := must(RewriteV1(must(CombineRoots(files[name], ours)), "rekor.sigstore.dev", "https://mirror.example.com"))
+		for _, newest := range names {
+			same := slices.Equal(entries(files[name]), entries(files[newest]))
+			if got := UpToDate(served, files[newest], append(history, files[newest])); got != same {
+				t.Errorf("%s is served, %s is the newest: %v, want %v", name, newest, got, same)
+			}
+		}
+	}
+}

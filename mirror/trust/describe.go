@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	common "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	trustroot "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
@@ -38,10 +40,15 @@ func describeRoot(data []byte) (lines []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.describe(), nil
+}
+
+// describe has a line for each entry.
+func (p *parts) describe() (lines []string) {
 	logs := func(what string, list []*trustroot.TransparencyLogInstance) {
 		for _, log := range list {
 			key := log.GetPublicKey()
-			lines = append(lines, fmt.Sprintf("%s %s %s key %.16x%s", what, log.GetBaseUrl(), idOf(log), sha256.Sum256(key.GetRawBytes()), window(key.GetValidFor())))
+			lines = append(lines, fmt.Sprintf("%s %s %s key %.16x%s", what, plain(log.GetBaseUrl()), idOf(log), sha256.Sum256(key.GetRawBytes()), window(key.GetValidFor())))
 		}
 	}
 	authorities := func(what string, list []*trustroot.CertificateAuthority) {
@@ -50,14 +57,14 @@ func describeRoot(data []byte) (lines []string, err error) {
 			for _, c := range a.GetCertChain().GetCertificates() {
 				chain = append(chain, c.GetRawBytes()...)
 			}
-			lines = append(lines, fmt.Sprintf("%s %s %q certificates %.16x%s", what, a.GetUri(), a.GetSubject().GetCommonName(), sha256.Sum256(chain), window(a.GetValidFor())))
+			lines = append(lines, fmt.Sprintf("%s %s %q certificates %.16x%s", what, plain(a.GetUri()), a.GetSubject().GetCommonName(), sha256.Sum256(chain), window(a.GetValidFor())))
 		}
 	}
 	logs("log", p.read.GetTlogs())
 	logs("certificate log", p.read.GetCtlogs())
 	authorities("certificate authority", p.read.GetCertificateAuthorities())
 	authorities("time-stamping authority", p.read.GetTimestampAuthorities())
-	return lines, nil
+	return lines
 }
 
 func describeSigning(data []byte) (lines []string, err error) {
@@ -72,7 +79,7 @@ func describeSigning(data []byte) (lines []string, err error) {
 		{"certificates from", c.GetCaUrls()}, {"identities from", c.GetOidcUrls()}, {"logged in", c.GetRekorTlogUrls()}, {"times from", c.GetTsaUrls()},
 	} {
 		for _, s := range part.list {
-			lines = append(lines, fmt.Sprintf("%s %s, API version %d, operator %q%s", part.what, s.GetUrl(), s.GetMajorApiVersion(), s.GetOperator(), window(s.GetValidFor())))
+			lines = append(lines, fmt.Sprintf("%s %s, API version %d, operator %q%s", part.what, plain(s.GetUrl()), s.GetMajorApiVersion(), s.GetOperator(), window(s.GetValidFor())))
 		}
 	}
 	for what, config := range map[string]*trustroot.ServiceConfiguration{"logs": c.GetRekorTlogConfig(), "time-stamping authorities": c.GetTsaConfig()} {
@@ -81,6 +88,46 @@ func describeSigning(data []byte) (lines []string, err error) {
 		}
 	}
 	return lines, nil
+}
+
+// plain is an address for a terminal.
+func plain(address string) string {
+	if strings.ContainsFunc(address, func(r rune) bool { return !unicode.IsPrint(r) || unicode.IsSpace(r) }) {
+		return strconv.Quote(address)
+	}
+	return address
+}
+
+// UpToDate says whether a TrustedRoot of ours has every entry of Sigstore's newest, and none that
+// Sigstore had once, by the history, and has no more. The address of a log does not matter: ours may
+// have another one.
+func UpToDate(ours, newest []byte, history [][]byte) bool {
+	entries := func(data []byte) map[string]bool {
+		entries := map[string]bool{}
+		if p, err := rootParts(data); err == nil {
+			for _, log := range p.read.GetTlogs() {
+				log.BaseUrl = ""
+			}
+			for _, line := range p.describe() {
+				entries[line] = true
+			}
+		}
+		return entries
+	}
+	our, new := entries(ours), entries(newest)
+	for entry := range new {
+		if !our[entry] {
+			return false
+		}
+	}
+	for _, data := range history {
+		for entry := range entries(data) {
+			if our[entry] && !new[entry] {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func window(w *common.TimeRange) string {

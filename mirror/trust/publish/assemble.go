@@ -118,12 +118,13 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	return nil
 }
 
-// isGood says whether what is served need not be signed anew: it is good for least at least, and not
-// for longer than anything is (the clock was ahead). On the first look it was also signed a moment ago:
-// else it may come out of an older database, and clients have seen higher numbers.
+// isGood says whether what is served need not be signed anew: it is good for least at least. If it is
+// good for longer than anything is, the clock was ahead, or is behind now, which is soon mended after a
+// start: then it is kept for a while. On the first look it was also signed a moment ago, or else it may
+// come out of an older database, and clients have seen higher numbers.
 func (p *Publisher) isGood(version int64, expires, now time.Time, life, least time.Duration) bool {
 	left := expires.Sub(now)
-	return left > least && left <= life && (!p.older || time.Unix(version, 0).After(now.Add(-p.cfg.Lifetime/168)))
+	return left > least && (left <= life || time.Since(p.began) < p.shortly()) && (!p.older || time.Unix(version, 0).After(now.Add(-p.shortly())))
 }
 
 // nextVersion is the number of what is signed now: the time in seconds. So an older database that

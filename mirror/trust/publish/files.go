@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+	"github.com/theupdateframework/go-tuf/v2/metadata/trustedmetadata"
 
 	"github.com/understudy-log/understudy/mirror/trust"
 )
@@ -60,12 +62,12 @@ func (f *Folder) newestTargets() (*metadata.Metadata[metadata.TargetsType], erro
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w; if it was never given away, delete it", file, err)
 	}
-	roots, err := f.versions(metadata.ROOT)
-	if err != nil {
+	roots, err := chain(f.read)
+	if len(roots) == 0 {
 		return nil, err
 	}
-	for _, version := range roots {
-		if root, err := f.root(version); err == nil && root.VerifyDelegate(metadata.TARGETS, targets) == nil {
+	for i, data := range slices.Backward(roots) { // as far as they are signed
+		if root, err := readRoot(data, int64(i+1)); err == nil && root.VerifyDelegate(metadata.TARGETS, targets) == nil {
 			return targets, nil
 		}
 	}
@@ -106,6 +108,39 @@ func (f *Folder) root(version int64) (*metadata.Metadata[metadata.RootType], err
 	return root, nil
 }
 
+// chain returns the roots from the first one, as far as each is signed by its own keys and those of
+// the one before. The error is why it ends before the last file.
+func chain(read func(file string) ([]byte, error)) (roots [][]byte, err error) {
+	var trusted *trustedmetadata.TrustedMetadata
+	for version := int64(1); ; version++ {
+		file := rootFile(version)
+		data, err := read(file)
+		if errors.Is(err, fs.ErrNotExist) && version > 1 {
+			return roots, nil
+		}
+		if err == nil {
+			err = safely(func() (err error) {
+				if _, err := readRoot(data, version); err != nil {
+					return err
+				}
+				if trusted == nil {
+					trusted, err = trustedmetadata.New(data)
+				} else {
+					_, err = trusted.UpdateRoot(data)
+				}
+				return err
+			})
+		}
+		switch {
+		case errors.Is(err, &metadata.ErrUnsignedMetadata{}):
+			return roots, fmt.Errorf("%s: %w; \"understudy trust sign --root\" adds a signature that is lacking", file, err)
+		case err != nil:
+			return roots, fmt.Errorf("%s: %w", file, err)
+		}
+		roots = append(roots, data)
+	}
+}
+
 // readRoot reads a root of a version. go-tuf takes null where it does not expect it.
 func readRoot(data []byte, version int64) (*metadata.Metadata[metadata.RootType], error) {
 	root, err := metadata.Root().FromBytes(data)
@@ -120,6 +155,9 @@ func readRoot(data []byte, version int64) (*metadata.Metadata[metadata.RootType]
 	for id, key := range root.Signed.Keys {
 		if key == nil {
 			return nil, fmt.Errorf("its key %s is null", id)
+		}
+		if is, err := key.ID(); err != nil || is != id { // else an ID that people know could get another key
+			return nil, fmt.Errorf("its key %s has another ID", id)
 		}
 	}
 	if root.Signed.Version != version {

@@ -55,6 +55,8 @@ type Publisher struct {
 	updated time.Time                   // when it last followed
 	refused map[string]refusal          // pairs of root and targets that it did not take, by their hash
 	older   bool                        // what was signed may be of an older database: until the first look
+	reload  bool                        // the signers are asked for again: a key is not the one that the folder names
+	began   time.Time
 
 	mu      sync.Mutex
 	problem *trust.RepositoryProblem // why the newest in the folder is not served; guarded by mu
@@ -86,7 +88,7 @@ func New(cfg Config) (*Publisher, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}, older: true}
+	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}, older: true, began: time.Now()}
 	kept, err := cfg.DB.Record(firstRecord)
 	if err != nil && !errors.As(err, new(*storage.DamageError)) {
 		return nil, err
@@ -217,26 +219,24 @@ func (p *Publisher) Publish(ctx context.Context) error {
 	served := p.served()
 	least := max(1, int(served[metadata.ROOT]))
 	if held == 0 { // clients may have seen more than is here: only the newest is taken then
-		if problem != nil || len(versions) == 0 {
-			least = len(roots) + 1
+		if problem != nil && !errors.Is(problem, &metadata.ErrUnsignedMetadata{}) || len(versions) == 0 {
+			least = len(roots) + 1 // but a root that lacks signatures no client has seen
 		} else {
 			least, versions = max(1, len(roots)), versions[:1]
 		}
 	}
-	wrongKey := false
-	defer func() {
-		if wrongKey { // the right one may be in its place the next time
-			p.signers = nil
-		}
-	}()
+	p.reload = false
 	var failed error
 	for last := len(roots); last >= least; last-- {
 		for _, version := range versions {
 			pair := p.pair(roots[last-1], version)
 			var d draft
-			err := p.refused[pair].recent()
+			err := p.refused[pair].recent(p.shortly())
 			if err == nil {
 				err = safely(func() (err error) { d, err = p.assemble(roots[:last], version, time.Now()); return err })
+			}
+			if err == nil && ctx.Err() != nil {
+				return ctx.Err() // it took long, and Run has not waited
 			}
 			if err == nil {
 				failed = p.serve(ctx, d, pair)
@@ -250,7 +250,7 @@ func (p *Publisher) Publish(ctx context.Context) error {
 				}
 				err = failed
 			}
-			wrongKey = wrongKey || errors.As(err, new(*wrongKeyError))
+			p.reload = p.reload || errors.As(err, new(*wrongKeyError)) // the right one may be in its place the next time
 			if problem == nil {
 				problem = err
 			}
@@ -270,12 +270,15 @@ type refusal struct {
 }
 
 // recent is the refusal as long as it holds: nothing is signed for the pair then.
-func (r refusal) recent() error {
-	if time.Since(r.at) < checkEvery {
+func (r refusal) recent(within time.Duration) error {
+	if time.Since(r.at) < within {
 		return r.err
 	}
 	return nil
 }
+
+// shortly is a small part of how long a timestamp is good: an hour of a week.
+func (p *Publisher) shortly() time.Duration { return p.cfg.Lifetime / 168 }
 
 // pair names a pair of root and targets.
 func (p *Publisher) pair(root []byte, targets int64) string {
@@ -303,10 +306,13 @@ func (p *Publisher) serve(ctx context.Context, d draft, pair string) error {
 
 // prepare gets who signs.
 func (p *Publisher) prepare(ctx context.Context) error {
-	if p.signers != nil {
+	if p.signers != nil && !p.reload {
 		return nil
 	}
 	snapshot, timestamp, err := p.cfg.Signers(ctx)
+	if err != nil && p.signers != nil {
+		return nil // those at hand go on
+	}
 	if err == nil {
 		p.signers = map[string]signature.Signer{metadata.SNAPSHOT: snapshot, metadata.TIMESTAMP: timestamp}
 	}
@@ -375,17 +381,20 @@ func (p *Publisher) Status() trust.RepositoryStatus {
 	return s
 }
 
-// MadeFrom is the newest TrustedRoot that the history of what is served has, or the one that is served
-// if it has none; nil if there is none.
-func (p *Publisher) MadeFrom() []byte {
-	const history = "history/trusted_root/"
-	newest := trust.RootTarget
-	for _, name := range p.Names() { // in order, and so those of the history in order of time
-		if strings.HasPrefix(name, history) && p.Target(name) != nil {
-			newest = name
+// UpToDate says whether the TrustedRoot that is served has all that Sigstore's newest has, and nothing
+// that Sigstore has withdrawn; true if none is served.
+func (p *Publisher) UpToDate(newest []byte) bool {
+	ours := p.Target(trust.RootTarget)
+	if ours == nil {
+		return true
+	}
+	var history [][]byte
+	for _, name := range p.Names() {
+		if data := p.Target(name); data != nil && strings.HasPrefix(name, "history/trusted_root/") {
+			history = append(history, data)
 		}
 	}
-	return p.Target(newest)
+	return trust.UpToDate(ours, newest, history)
 }
 
 // served is the version of each role that was served last, also if that is damaged.
@@ -397,43 +406,19 @@ func (p *Publisher) served() map[string]int64 {
 	return versions
 }
 
-// roots returns the chain of roots from the first one, as far as each is signed by its own keys
-// and those of the one before. The error is why it ends before the last file.
-func (p *Publisher) roots() (chain [][]byte, problem error) {
-	var trusted *trustedmetadata.TrustedMetadata
-	for version := int64(1); ; version++ {
-		file := rootFile(version)
-		data, err := p.published(file)
-		if errors.Is(err, fs.ErrNotExist) {
-			if newest, _ := p.folder.versions(metadata.ROOT); len(newest) > 0 && newest[0] > version {
-				return chain, fmt.Errorf("%s has %s, but not %s", p.cfg.Dir, rootFile(newest[0]), file)
-			}
-			return chain, problem
-		}
-		if err == nil {
-			err = safely(func() (err error) {
-				if _, err := readRoot(data, version); err != nil {
-					return err
-				}
-				if trusted == nil {
-					trusted, err = trustedmetadata.New(data)
-				} else {
-					_, err = trusted.UpdateRoot(data)
-				}
-				return err
-			})
-		}
-		switch {
-		case errors.Is(err, &metadata.ErrUnsignedMetadata{}):
-			return chain, fmt.Errorf("%s: %w; \"understudy trust sign --root\" adds a signature that is lacking", file, err)
-		case err != nil:
-			return chain, fmt.Errorf("%s: %w", file, err)
-		}
+// roots returns the chain of roots. The error is what is wrong with the folder's.
+func (p *Publisher) roots() (roots [][]byte, problem error) {
+	roots, problem = chain(p.published)
+	for i, data := range roots {
+		file := rootFile(int64(i + 1))
 		if other, err := p.folder.read(file); err == nil && !bytes.Equal(signedPart(other), signedPart(data)) {
-			problem = fmt.Errorf("%s is another one than was published, and is not taken: bring the folder that has the one that was", file)
+			problem = errors.Join(problem, fmt.Errorf("%s is another one than was published, and is not taken: bring the folder that has the one that was", file))
 		}
-		chain = append(chain, data)
 	}
+	if newest, _ := p.folder.versions(metadata.ROOT); problem == nil && len(newest) > 0 && newest[0] > int64(len(roots)) {
+		problem = fmt.Errorf("%s has %s, but not %s", p.cfg.Dir, rootFile(newest[0]), rootFile(int64(len(roots)+1)))
+	}
+	return roots, problem
 }
 
 // published is a file that never changes: what is served, else that of the folder.
