@@ -133,7 +133,7 @@ func TestReview2ClockIsBehind(t *testing.T) {
 			d := must(h.assemble(roots, 1, time.Now().Add(-behind)))
 			if expires := must(metadata.Timestamp().FromBytes(d["timestamp.json"])).Signed.Expires; expires.Before(time.Now()) {
 				t.Errorf("%d days behind: the timestamp that is good for %v is replaced by one that expired %v ago", behind/day,
-					h.Status().Roles[1].Expires.Sub(time.Now()), time.Since(expires))
+					time.Until(h.Status().Roles[1].Expires), time.Since(expires))
 			}
 		}
 	})
