@@ -25,7 +25,7 @@ func (p *Publisher) assemble(roots [][]byte, version int64, now time.Time) (draf
 		return nil, err
 	}
 	if root.Signed.IsExpired(now) {
-		return nil, fmt.Errorf("%s expired at %s: \"understudy trust rotate root\" makes one that does not", rootFile(root.Signed.Version), root.Signed.Expires.Format(time.RFC3339))
+		return nil, fmt.Errorf("%s expired at %s: \"understudy trust rotate DIR root --renew\" makes one that does not", rootFile(root.Signed.Version), root.Signed.Expires.Format(time.RFC3339))
 	}
 	if err := p.assembleTargets(d, root, version, now); err != nil {
 		return nil, err
