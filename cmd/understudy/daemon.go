@@ -90,11 +90,11 @@ func (f *follower) unkeyed(err error) {
 }
 
 // newDaemon opens the tree of every configured log.
-func newDaemon(c *Config, keys *keyring, db *storage.DB, newest *storage.Newest, logger *slog.Logger) (*daemon, error) {
+func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, newest *storage.Newest, logger *slog.Logger) (*daemon, error) {
 	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry()}
 	d.tufMetrics = trust.NewMetrics(d.registry)
 	d.registerMetrics()
-	if err := errors.Join(d.openTUF(), d.openTrust()); err != nil {
+	if err := errors.Join(d.openTUF(), d.openTrust(ctx)); err != nil {
 		return nil, err
 	}
 	d.metrics = mirror.NewMetrics(d.registry)

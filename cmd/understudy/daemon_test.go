@@ -64,7 +64,7 @@ func TestKeyComesLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
+	d, err := newDaemon(t.Context(), c, keys, db, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func openDaemon(t *testing.T, c *Config) (*daemon, func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
+	d, err := newDaemon(t.Context(), c, keys, db, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		db.Close()
 		t.Fatal(err)
@@ -180,7 +180,7 @@ func TestLostService(t *testing.T) {
 	if err := db.PutRecord("rekor-v1 rekor", []byte("damaged")); err != nil {
 		t.Fatal(err)
 	}
-	d, err := newDaemon(c, keys, db, nil, slog.New(slog.DiscardHandler))
+	d, err := newDaemon(t.Context(), c, keys, db, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

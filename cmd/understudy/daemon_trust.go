@@ -35,12 +35,12 @@ func (d *daemon) openTUF() error {
 }
 
 // openTrust opens the TUF repository of our own, if one is configured.
-func (d *daemon) openTrust() (err error) {
+func (d *daemon) openTrust(ctx context.Context) (err error) {
 	t := d.config.Trust
 	if t == nil {
 		return nil
 	}
-	if d.own, err = publish.New(publish.Config{
+	if d.own, err = publish.New(ctx, publish.Config{
 		DB: d.db, Dir: t.Repository, Lifetime: time.Duration(t.TimestampLifetime), Logger: d.logger, Metrics: d.tufMetrics,
 		Signers: func(ctx context.Context) (snapshot, timestamp signature.Signer, err error) {
 			p := passphrases{t.PassphraseFile}

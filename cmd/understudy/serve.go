@@ -176,7 +176,7 @@ func runDaemon(ctx context.Context, c *Config, l *listeners, logger *slog.Logger
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
-	d, err := newDaemon(c, keys, db, newest, logger)
+	d, err := newDaemon(ctx, c, keys, db, newest, logger)
 	if err == nil {
 		err = d.run(ctx, l)
 	}

@@ -187,7 +187,7 @@ func makeKey(file string, p passphrases) (signature.Signer, error) {
 	if err := writeSecret(file, pem.EncodeToMemory(&pem.Block{Type: pemEncrypted, Bytes: der})); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(file+".pub", public, 0o644); err != nil {
+	if err := writeKeyFile(file+".pub", public, 0o644); err != nil {
 		return nil, err
 	}
 	return signature.LoadSigner(private, crypto.SHA256)
@@ -198,12 +198,23 @@ func writeSecret(name string, data []byte) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	return writeKeyFile(name, data, 0o600)
+}
+
+func writeKeyFile(name string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(name))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // makePassphrase writes a random passphrase into a file, unless there is one.

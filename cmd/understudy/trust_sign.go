@@ -186,7 +186,7 @@ func (c *ceremony) open() (*publish.Folder, error) {
 	made, err := os.ReadFile(filepath.Join(c.dir, keysDir, firstRoot))
 	if err == nil {
 		var is []byte
-		if is, err = os.ReadFile(filepath.Join(c.repository(), firstRoot)); err == nil && !bytes.Equal(made, is) {
+		if is, err = os.ReadFile(filepath.Join(c.repository(), firstRoot)); err == nil && !bytes.Equal(publish.SignedPart(made), publish.SignedPart(is)) {
 			return nil, fmt.Errorf("%s is another one than was made here (%s): what is signed under it could be used against the clients of yours",
 				filepath.Join(c.repository(), firstRoot), filepath.Join(c.dir, keysDir, firstRoot))
 		}

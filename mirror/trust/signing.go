@@ -61,6 +61,10 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 			b.TsaUrls = append(b.TsaUrls, tsa)
 		}
 	}
+	b.TsaUrls = slices.DeleteFunc(b.TsaUrls, func(s *trustroot.Service) bool { // it is over
+		end := s.GetValidFor().GetEnd()
+		return end != nil && end.AsTime().Before(now)
+	})
 	if b.TsaConfig == nil {
 		b.TsaConfig = o.GetTsaConfig()
 	}

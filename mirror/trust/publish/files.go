@@ -156,7 +156,14 @@ func readRoot(data []byte, version int64) (*metadata.Metadata[metadata.RootType]
 		if key == nil {
 			return nil, fmt.Errorf("its key %s is null", id)
 		}
-		if is, err := key.ID(); err != nil || is != id { // else an ID that people know could get another key
+		// Else an ID that people know could get another key, or one key two IDs, and two roles.
+		public, err := key.ToPublicKey()
+		if err != nil {
+			return nil, fmt.Errorf("its key %s: %w", id, err)
+		}
+		if canonical, err := metadata.KeyFromPublicKey(public); err != nil {
+			return nil, fmt.Errorf("its key %s: %w", id, err)
+		} else if is, err := canonical.ID(); err != nil || is != id {
 			return nil, fmt.Errorf("its key %s has another ID", id)
 		}
 	}

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -99,7 +100,7 @@ func (h *house) roots() []signature.Signer {
 // begin starts the daemon.
 func (h *house) begin() {
 	h.Helper()
-	h.Publisher = must(New(Config{DB: h.db, Dir: h.dir, Lifetime: 7 * day, Signers: func(context.Context) (signature.Signer, signature.Signer, error) {
+	h.Publisher = must(New(h.Context(), Config{DB: h.db, Dir: h.dir, Lifetime: 7 * day, Signers: func(context.Context) (signature.Signer, signature.Signer, error) {
 		if h.noKeys {
 			return nil, nil, errors.New("the keys are in a cupboard")
 		}
@@ -525,22 +526,68 @@ func TestCrash(t *testing.T) {
 	})
 }
 
-// TestClockGoesBack: nothing is signed with an older number, and what is served is kept.
+// TestClockGoesBack: what is served is kept, and nothing is signed with an older number.
 func TestClockGoesBack(t *testing.T) {
 	inHouse(t, func(h *house) {
 		roots, problem := h.Publisher.roots()
 		if problem != nil {
 			t.Fatal(problem)
 		}
-		past := time.Now().Add(-3 * day)
-		d := must(h.assemble(roots, 1, past))
-		if v := must(metadata.Timestamp().FromBytes(d["timestamp.json"])).Signed.Version; v < h.version(metadata.TIMESTAMP) {
-			t.Errorf("version %d after %d", v, h.version(metadata.TIMESTAMP))
+		for _, behind := range []time.Duration{3 * day, 300 * day} {
+			past := time.Now().Add(-behind)
+			d := must(h.assemble(roots, 1, past))
+			if served := must2(h.File("timestamp.json")); !bytes.Equal(d["timestamp.json"], served.Data) {
+				t.Error("another timestamp is signed")
+			}
+			if err := h.clock(d, past); err == nil || !strings.Contains(err.Error(), "clock is behind") {
+				t.Errorf("of the clock it is said: %v", err)
+			}
 		}
 		h.sign("two")
-		d = must(h.assemble(roots, 2, past))
+		d := must(h.assemble(roots, 2, time.Now().Add(-3*day)))
 		if v := must(metadata.Timestamp().FromBytes(d["timestamp.json"])).Signed.Version; v != h.version(metadata.TIMESTAMP)+1 {
 			t.Errorf("version %d after %d", v, h.version(metadata.TIMESTAMP))
+		}
+	})
+}
+
+// TestRotateKeepsTheRest: what is not asked for stays as it was.
+func TestRotateKeepsTheRest(t *testing.T) {
+	inHouse(t, func(h *house) {
+		fresh := newKey()
+		must(h.folder.Rotate(metadata.ROOT, []crypto.PublicKey{public(fresh), public(h.root2)}, 0, time.Now().Add(900*day), nil))
+		root, previous, err := h.folder.newestRoot()
+		if err != nil || root.Signed.Roles[metadata.ROOT].Threshold != 2 || !slices.Equal(root.Signed.Roles[metadata.TARGETS].KeyIDs, previous.Signed.Roles[metadata.TARGETS].KeyIDs) {
+			t.Errorf("%+v, %v", root.Signed.Roles, err)
+		}
+		for i, s := range []signature.Signer{fresh, h.keys[metadata.ROOT], h.root2} { // of the new root, of the old one, of both
+			if n := must(h.folder.SignRoot([]signature.Signer{s})); n != 1 {
+				t.Errorf("signer %d added %d signatures", i, n)
+			}
+		}
+		if n := must(h.folder.MissingSignatures()); n != 0 {
+			t.Errorf("it lacks %d", n)
+		}
+		if err := h.folder.put("1.targets.json", root); err == nil {
+			t.Error("a file that is there is written over")
+		}
+		h.publish()
+		h.good("one")
+		for file, names := range map[string]string{"timestamp.json": "snapshot.json", fmt.Sprintf("%d.snapshot.json", h.version(metadata.SNAPSHOT)): "targets.json"} {
+			var m struct {
+				Signed struct {
+					Meta map[string]struct {
+						Length int64
+						Hashes map[string]string
+					}
+				}
+			}
+			if err := json.Unmarshal(must2(h.File(file)).Data, &m); err != nil {
+				t.Fatal(err)
+			}
+			if meta := m.Signed.Meta[names]; meta.Length == 0 || len(meta.Hashes["sha256"]) != 64 {
+				t.Errorf("%s names %s without length and hash: %+v", file, names, meta)
+			}
 		}
 	})
 }
@@ -653,7 +700,11 @@ func second[T any](_ T, err error) error { return err }
 // TestHalfCopied: files of the folder arrive in any order, and now and then in part. At every moment
 // clients get the old or the new.
 func TestHalfCopied(t *testing.T) {
-	for seed := range uint64(12) {
+	seeds := uint64(8)
+	if testing.Short() {
+		seeds = 2
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			inHouse(t, func(h *house) {
 				random := mrand.New(mrand.NewPCG(seed, 0))

@@ -56,7 +56,6 @@ type Publisher struct {
 	refused map[string]refusal          // pairs of root and targets that it did not take, by their hash
 	older   bool                        // what was signed may be of an older database: until the first look
 	reload  bool                        // the signers are asked for again: a key is not the one that the folder names
-	began   time.Time
 
 	mu      sync.Mutex
 	problem *trust.RepositoryProblem // why the newest in the folder is not served; guarded by mu
@@ -82,13 +81,14 @@ func (d *draft) RoundTrip(r *http.Request) (*http.Response, error) {
 // the folder is gone.
 const firstRecord = "tuf of our own"
 
-// New returns the publisher of a folder with what it has published before.
-func New(cfg Config) (*Publisher, error) {
+// New returns the publisher of a folder with what it has published before. If the folder has another
+// repository than that, it takes its place if all of it is there, the keys of Signers, too.
+func New(ctx context.Context, cfg Config) (*Publisher, error) {
 	cfg.Lifetime = cmp.Or(cfg.Lifetime, 7*24*time.Hour)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}, older: true, began: time.Now()}
+	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}, older: true}
 	kept, err := cfg.DB.Record(firstRecord)
 	if err != nil && !errors.As(err, new(*storage.DamageError)) {
 		return nil, err
@@ -102,7 +102,7 @@ func New(cfg Config) (*Publisher, error) {
 			_, err := trustedmetadata.New(first)
 			return err
 		})
-		if kept != nil && (err != nil || !bytes.Equal(signedPart(first), signedPart(kept)) && !p.folder.complete()) {
+		if kept != nil && (err != nil || !bytes.Equal(SignedPart(first), SignedPart(kept)) && !p.complete(ctx)) {
 			first, err = kept, nil // what is served is not given up for what cannot be
 		}
 	}
@@ -117,7 +117,7 @@ func New(cfg Config) (*Publisher, error) {
 		return nil, fmt.Errorf("the TUF repository in %s: %s: %w", cfg.Dir, rootFile(1), err)
 	}
 	// Another first root is another repository: nothing of one is ever served to clients of another.
-	sum := sha256.Sum256(signedPart(first))
+	sum := sha256.Sum256(SignedPart(first))
 	if p.Repository, err = trust.NewRepository(trust.RepositoryConfig{
 		DB: cfg.DB, URL: "http://own.invalid/" + hex.EncodeToString(sum[:8]), Root: first,
 		HTTPClient: &http.Client{Transport: &p.draft}, Logger: cfg.Logger, Metrics: cfg.Metrics, Label: "own", Name: cfg.Dir,
@@ -130,8 +130,28 @@ func New(cfg Config) (*Publisher, error) {
 	return p, cfg.DB.PutRecord(firstRecord, first)
 }
 
-// signedPart is what of a root is the same whoever has signed it; nil if it is no root.
-func signedPart(root []byte) (data []byte) {
+// complete says whether the folder can be published as a whole, with the keys that are here.
+func (p *Publisher) complete(ctx context.Context) bool {
+	if !p.folder.complete() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	return safely(func() error {
+		root, _, err := p.folder.newestRoot()
+		if err != nil {
+			return err
+		}
+		snapshot, timestamp, err := p.cfg.Signers(ctx)
+		if err != nil {
+			return err
+		}
+		return errors.Join(isKeyOf(root, metadata.SNAPSHOT, snapshot), isKeyOf(root, metadata.TIMESTAMP, timestamp))
+	}) == nil
+}
+
+// SignedPart is what of a root is the same whoever has signed it; nil if it is no root.
+func SignedPart(root []byte) (data []byte) {
 	_ = safely(func() error {
 		m, err := metadata.Root().FromBytes(root)
 		if err == nil {
@@ -244,6 +264,7 @@ func (p *Publisher) Publish(ctx context.Context) error {
 					if version == held {
 						problem = errors.Join(problem, published)
 					}
+					problem = errors.Join(problem, p.clock(d, time.Now()))
 					p.older = p.older && failed != nil
 					p.tell(problem)
 					return failed
@@ -300,6 +321,17 @@ func (p *Publisher) serve(ctx context.Context, d draft, pair string) error {
 	}
 	if err == nil {
 		p.updated = time.Now()
+	}
+	return err
+}
+
+// clock says that a timestamp is good for longer than any is signed for: the clock is behind, or it was
+// ahead when that was signed. Nobody here can know which. It is kept: what is signed by a clock that is
+// behind may be dead for clients, and what was signed by one that was ahead is only good for too long.
+func (p *Publisher) clock(d draft, now time.Time) error {
+	t, err := metadata.Timestamp().FromBytes(d["timestamp.json"])
+	if err == nil && t.Signed.Expires.Sub(now) > p.cfg.Lifetime {
+		err = fmt.Errorf("the timestamp is good until %s, longer than any is: this machine's clock is behind, or was ahead; if it was ahead, \"understudy trust rotate DIR timestamp\" ends it", t.Signed.Expires.Format(time.RFC3339))
 	}
 	return err
 }
@@ -411,7 +443,7 @@ func (p *Publisher) roots() (roots [][]byte, problem error) {
 	roots, problem = chain(p.published)
 	for i, data := range roots {
 		file := rootFile(int64(i + 1))
-		if other, err := p.folder.read(file); err == nil && !bytes.Equal(signedPart(other), signedPart(data)) {
+		if other, err := p.folder.read(file); err == nil && !bytes.Equal(SignedPart(other), SignedPart(data)) {
 			problem = errors.Join(problem, fmt.Errorf("%s is another one than was published, and is not taken: bring the folder that has the one that was", file))
 		}
 	}
