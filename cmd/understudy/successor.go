@@ -23,10 +23,11 @@ func (c *Config) hasSuccessors(log *LogConfig) bool {
 }
 
 // domain is what the hosts of the Rekor v2 logs of a service have in common: rekor.sigstore.dev of
-// log2025-1.rekor.sigstore.dev. It is empty if the origin is no such host.
+// log2025-1.rekor.sigstore.dev. It is empty if the origin is no such host, or directly below a top-level
+// domain, which strangers share.
 func domain(origin string) string {
 	_, domain, _ := strings.Cut(origin, ".")
-	if strings.ContainsAny(origin, " /:") {
+	if strings.ContainsAny(origin, " /:") || !strings.Contains(domain, ".") {
 		return ""
 	}
 	return domain

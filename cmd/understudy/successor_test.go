@@ -31,6 +31,7 @@ func TestSuccessor(t *testing.T) {
 		"itself":                         {"tuf: {}", "coverage: full", old, ""},
 		"of another domain":              {"tuf: {}", "coverage: full", "log2026-1.rekor.example.org", ""},
 		"of a domain above":              {"tuf: {}", "coverage: full", "log2026-1.example", ""},
+		"strangers in one top domain":    {"tuf: {}", "coverage: full", "rekor.example", ""},
 		"a host without a domain":        {"tuf: {}", "coverage: full", "localhost", ""},
 		"a shard of Rekor v1":            {"tuf: {}", "coverage: full", "x.rekor.example - 1", ""},
 		"trust material that stays":      {"stale_after: 1h", "coverage: full", next, ""},
@@ -149,6 +150,17 @@ func TestServiceKeys(t *testing.T) {
 		found := d.keysOf(d.followers()[0])
 		if len(found.keys) != step.keys || (found.err == nil) != (step.says == "") || found.err != nil && !strings.Contains(found.err.Error(), step.says) {
 			t.Errorf("step %d: %d keys, %v", i, len(found.keys), found.err)
+		}
+	}
+}
+
+// TestDomain: what logs of one service have in common, and strangers have not.
+func TestDomain(t *testing.T) {
+	for origin, want := range map[string]string{
+		"log2025-1.rekor.sigstore.dev": "rekor.sigstore.dev", "log.us.test": "us.test", "rekor.com": "", "localhost": "", "": "", "a.b.example:8080": "", "rekor.sigstore.dev - 1": "", "a.b/c.d": "",
+	} {
+		if got := domain(origin); got != want {
+			t.Errorf("%s: %q, want %q", origin, got, want)
 		}
 	}
 }

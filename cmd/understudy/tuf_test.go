@@ -52,9 +52,9 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms}]
 				t.Error(err)
 			}
 		})
-		for tree := d.logs[0].mirror.Tree(); ; {
+		for tree := d.followers()[0].mirror.Tree(); ; {
 			changed := tree.Changed()
-			if s := d.logs[0].statuses()[0]; s.MirrorSize == 1000 && s.Problem == nil {
+			if s := d.followers()[0].statuses()[0]; s.MirrorSize == 1000 && s.Problem == nil {
 				break
 			}
 			select {
@@ -110,7 +110,7 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms, requests_per_second: 1000}]
 		t.Fatal(err)
 	}
 	problem := func(d *daemon) string {
-		if p := d.logs[0].statuses()[0].Problem; p != nil {
+		if p := d.followers()[0].statuses()[0].Problem; p != nil {
 			return p.Reason + ": " + p.Text
 		}
 		return ""
@@ -153,13 +153,13 @@ logs: [{name: log, url: %s, origin: %s, poll: 50ms, requests_per_second: 1000}]
 				stop = start()
 			}
 			settled := func() bool {
-				s := d.logs[0].statuses()[0]
+				s := d.followers()[0].statuses()[0]
 				return bytes.Equal(d.tuf.Target(trust.RootTarget), step.target) && (step.problem == "") == (problem(d) == "") &&
 					strings.Contains(problem(d), step.problem) && s.MirrorSize == 1000 && (step.problem != "" || s.UpstreamState == "live")
 			}
 			for n := 0; !settled(); n++ {
 				if time.Sleep(10 * time.Millisecond); n == 6000 {
-					t.Fatalf("step %d, restarted %v: the log has the problem %q, want %q: %+v, %+v", i, restarted, problem(d), step.problem, d.logs[0].statuses()[0], d.status().TUF.Problem)
+					t.Fatalf("step %d, restarted %v: the log has the problem %q, want %q: %+v, %+v", i, restarted, problem(d), step.problem, d.followers()[0].statuses()[0], d.status().TUF.Problem)
 				}
 			}
 		}
