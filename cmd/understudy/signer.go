@@ -188,7 +188,7 @@ func makeKey(file string, p passphrases) (signature.Signer, error) {
 		return nil, err
 	}
 	if err := writeKeyFile(file+".pub", public, 0o644); err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.Remove(file)) // nobody has it yet
 	}
 	return signature.LoadSigner(private, crypto.SHA256)
 }
@@ -208,7 +208,7 @@ func writeKeyFile(name string, data []byte, mode os.FileMode) error {
 	}
 	_, err = f.Write(data)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+		return errors.Join(err, os.Remove(name)) // half a file would be in the way of the next try
 	}
 	d, err := os.Open(filepath.Dir(name))
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -77,11 +78,7 @@ Exit codes: 0 shown; 1 there was no such file then; 2 it could not be answered.`
 				return explainTrust(err)
 			}
 			if until, checked := request.GetAsOf(), answer.GetChecked(); answer.GetMaterial().GetUntil() == nil && (checked == nil || until != nil && until.AsTime().After(checked.AsTime())) {
-				last := "never since it was damaged"
-				if checked != nil {
-					last = checked.AsTime().Format(time.RFC3339)
-				}
-				fmt.Fprintf(cmd.ErrOrStderr(), "note: the repository last vouched for this version at %s; what came after is not known here\n", last)
+				tellVouched(cmd.ErrOrStderr(), checked)
 			}
 			return write(cmd, output, answer.GetContent())
 		},
@@ -94,6 +91,15 @@ Exit codes: 0 shown; 1 there was no such file then; 2 it could not be answered.`
 	cmd.MarkFlagsMutuallyExclusive("list", "as-of")
 	cmd.MarkFlagsMutuallyExclusive("list", "output")
 	return cmd
+}
+
+// tellVouched says when the repository last vouched for its newest version.
+func tellVouched(notes io.Writer, checked *timestamppb.Timestamp) {
+	last := "never since it was damaged"
+	if checked != nil {
+		last = checked.AsTime().Format(time.RFC3339)
+	}
+	fmt.Fprintf(notes, "note: the repository last vouched for this version at %s; what came after is not known here\n", last)
 }
 
 // heldTUF serves the copy of the TUF repository in the data of a stopped daemon.

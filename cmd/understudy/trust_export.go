@@ -214,11 +214,7 @@ func (o *exportOptions) gather(ctx context.Context, c *Config, e *exported, note
 // tellAge says how old what is exported may be.
 func tellAge(notes io.Writer, checked, at *timestamppb.Timestamp) {
 	if at == nil && (checked == nil || time.Since(checked.AsTime()) > 24*time.Hour) {
-		last := "never since it was damaged"
-		if checked != nil {
-			last = checked.AsTime().Format(time.RFC3339)
-		}
-		fmt.Fprintf(notes, "note: the repository last vouched for this version at %s; what came after is not known here\n", last)
+		tellVouched(notes, checked)
 	}
 }
 
@@ -395,7 +391,7 @@ func replaceIn(root *os.Root, name string, data []byte) error {
 	}
 	fresh := filepath.Join(filepath.Dir(name), ".new-"+rand.Text())
 	if err := root.WriteFile(fresh, data, 0o644); err != nil {
-		return errors.Join(err, root.Remove(fresh))
+		return errors.Join(fmt.Errorf("write %s: %w", name, err), root.Remove(fresh))
 	}
 	return root.Rename(fresh, name)
 }

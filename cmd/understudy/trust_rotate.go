@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto"
 	"errors"
 	"fmt"
@@ -25,7 +26,8 @@ func newTrustRotateCommand() *cobra.Command {
 snapshot or timestamp) has other keys. Clients follow by themselves. With --renew the
 keys stay, and only the root's end moves.
 
-The new key is made, or given by --new-key. The next root is signed with the root keys in
+The new key is made, or given by --new-key. Several are for root: --new-key names those that it
+is to keep, and --make says how many are made beside them. The next root is signed with the root keys in
 DIR/keys, or those given by --key; what it lacks then, other holders add with
 "understudy trust sign --root".
 
@@ -41,7 +43,8 @@ refused as soon as a client has the next root.
 Exit codes: 0 made; 2 it could not be made.`,
 		Example: `  understudy trust rotate ./trust timestamp
   understudy trust rotate ./trust targets --new-key awskms:///alias/targets-2
-  understudy trust rotate ./trust root --renew`,
+  understudy trust rotate ./trust root --renew
+  understudy trust rotate ./trust root --new-key alice.pub.pem --new-key bob.pub.pem --make 1`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.dir = args[0]
@@ -57,42 +60,43 @@ Exit codes: 0 made; 2 it could not be made.`,
 			if !slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role) {
 				return fmt.Errorf("there is no role %q: it is root, targets, snapshot or timestamp", role)
 			}
-			n := makeKeys
-			if len(newKeys) > 0 {
-				n = len(newKeys)
+			if renew && (role != metadata.ROOT || len(newKeys) > 0 || makeKeys > 0) {
+				return errors.New("--renew is of a root, and of no key")
 			}
-			switch {
-			case n < 1 || role != metadata.ROOT && n > 1:
+			if !renew && len(newKeys) == 0 && !cmd.Flags().Changed("make") {
+				makeKeys = 1
+			}
+			old, err := folder.Threshold(role)
+			if err != nil {
+				return err
+			}
+			switch n, threshold := len(newKeys)+makeKeys, cmp.Or(threshold, old); {
+			case renew:
+			case n < 1 || makeKeys < 0 || role != metadata.ROOT && n > 1:
 				return fmt.Errorf("%d keys for %s: it has one, several are for root", n, role)
-			case threshold < 0 || !renew && threshold > n:
-				return fmt.Errorf("a threshold of %d of %d keys for %s: it is at least 1, and at most all of them", threshold, n, role)
+			case threshold < 1 || threshold > n:
+				return fmt.Errorf("a threshold of %d of %d keys for %s: it is at least 1, and at most all of them; --new-key names every key that it is to have", threshold, n, role)
 			}
 			signers, err := c.signers(cmd.Context(), folder, keys, metadata.ROOT)
 			if err != nil {
 				return err
 			}
-			fresh, p := len(newKeys) == 0, c.passphrase
+			p := c.passphrase
 			if role == metadata.SNAPSHOT || role == metadata.TIMESTAMP {
 				if p = c.online(); online != "" {
 					p.file = online
 				}
-				if _, err := os.Stat(p.file); err != nil && fresh {
+				if _, err := os.Stat(p.file); err != nil && makeKeys > 0 {
 					return fmt.Errorf("the passphrase of the daemon's keys: %w; it has one for both: give its file with --online-passphrase-file", err)
 				}
 			}
-			switch {
-			case renew && (role != metadata.ROOT || !fresh):
-				return errors.New("--renew is of a root, and of no key")
-			case renew:
-				fresh = false
-			case fresh:
-				for range makeKeys {
-					newKeys = append(newKeys, c.freeKey(role, len(newKeys)))
-				}
+			given := len(newKeys)
+			for i := range makeKeys {
+				newKeys = append(newKeys, c.freeKey(role, i))
 			}
 			var public []crypto.PublicKey
-			for _, ref := range newKeys {
-				if role != metadata.ROOT && !fresh { // it need not sign now
+			for i, ref := range newKeys {
+				if role != metadata.ROOT && i < given { // it need not sign now
 					key, err := openPublic(cmd.Context(), ref)
 					if err != nil {
 						return err
@@ -100,7 +104,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 					public = append(public, key)
 					continue
 				}
-				key, signer, err := c.holder(cmd.Context(), ref, fresh, p)
+				key, signer, err := c.holder(cmd.Context(), ref, i >= given, p)
 				if err != nil {
 					return err
 				}
@@ -129,11 +133,10 @@ Exit codes: 0 made; 2 it could not be made.`,
 	c.flags(cmd, 730)
 	cmd.Flags().StringArrayVar(&newKeys, "new-key", nil, "`KEY` that the role is to have: a file or one of a KMS (may be repeated for root)")
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "root `KEY` to sign with (may be repeated; default: those in DIR/keys)")
-	cmd.Flags().IntVar(&makeKeys, "make", 1, "`NUMBER` of keys to make")
+	cmd.Flags().IntVar(&makeKeys, "make", 0, "`NUMBER` of keys to make (default: 1, or none with --new-key)")
 	cmd.Flags().IntVar(&threshold, "threshold", 0, "`NUMBER` of keys that must sign (default: as it was)")
 	cmd.Flags().StringVar(&online, "online-passphrase-file", "", "`FILE` with the passphrase of the daemon's keys (default: DIR/keys/online.passphrase)")
 	cmd.Flags().BoolVar(&renew, "renew", false, "keep the keys: the root expires later")
-	cmd.MarkFlagsMutuallyExclusive("new-key", "make")
 	return cmd
 }
 

@@ -133,7 +133,8 @@ func usable(public crypto.PublicKey) error {
 }
 
 // Rotate makes keys those of a role, in a next root that expires at a time, signed by those of
-// its keys and of the last root's that are at hand. Without keys it only expires later.
+// its keys and of the last root's that are at hand. Without keys these stay; a threshold of 0 is the
+// one that was.
 func (f *Folder) Rotate(role string, keys []crypto.PublicKey, threshold int, expires time.Time, signers []signature.Signer) (version int64, err error) {
 	root, _, err := f.newestRoot()
 	if err != nil {
@@ -315,6 +316,19 @@ func (f *Folder) Has(role string, public crypto.PublicKey) bool {
 	missing, err := f.MissingSignatures()
 	return err == nil && (slices.Contains(newest.Signed.Roles[role].KeyIDs, id) ||
 		previous != nil && (role == metadata.ROOT || missing > 0) && slices.Contains(previous.Signed.Roles[role].KeyIDs, id))
+}
+
+// Threshold is how many keys of a role must sign, by the newest root.
+func (f *Folder) Threshold(role string) (int, error) {
+	root, _, err := f.newestRoot()
+	if err != nil {
+		return 0, err
+	}
+	r, ok := root.Signed.Roles[role]
+	if !ok {
+		return 0, fmt.Errorf("there is no role %q: it is root, targets, snapshot or timestamp", role)
+	}
+	return r.Threshold, nil
 }
 
 // Changes says what the newest root changes: for a person who is to sign it.
