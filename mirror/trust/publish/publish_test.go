@@ -509,6 +509,22 @@ func TestOlderDatabase(t *testing.T) {
 	})
 }
 
+// TestOlderDatabaseOfTheSameTargets: nor does it if only snapshots were signed since then.
+func TestOlderDatabaseOfTheSameTargets(t *testing.T) {
+	inHouse(t, func(h *house) {
+		old := h.disk.CrashClone(vfs.CrashCloneCfg{})
+		before := h.version(metadata.SNAPSHOT)
+		h.pass(16 * day)
+		h.good("one")
+		if h.version(metadata.SNAPSHOT) == before {
+			t.Fatal("no snapshot was signed")
+		}
+		h.crash(old)
+		h.publish()
+		h.good("one")
+	})
+}
+
 // TestCrash: whatever was served is served again.
 func TestCrash(t *testing.T) {
 	inHouse(t, func(h *house) {
