@@ -86,7 +86,7 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	named := metaOf(targets, d[targetsFile(targets)])
 	if f, ok := p.File(file); ok {
 		if s, err := metadata.Snapshot().FromBytes(f.Data); err == nil && root.VerifyDelegate(metadata.SNAPSHOT, s) == nil &&
-			same(s.Signed.Meta["targets.json"], named) && p.isGood(s.Signed.Version, s.Signed.Expires, now, life/2) {
+			same(s.Signed.Meta["targets.json"], named) && s.Signed.Expires.Sub(now) > life/2 {
 			d[file] = f.Data
 		}
 	}
@@ -104,7 +104,7 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	named = metaOf(version, d[file])
 	if f, ok := p.File("timestamp.json"); ok {
 		if t, err := metadata.Timestamp().FromBytes(f.Data); err == nil && root.VerifyDelegate(metadata.TIMESTAMP, t) == nil &&
-			same(t.Signed.Meta["snapshot.json"], named) && p.isGood(t.Signed.Version, t.Signed.Expires, now, p.cfg.Lifetime/7*6) {
+			same(t.Signed.Meta["snapshot.json"], named) && t.Signed.Expires.Sub(now) > p.cfg.Lifetime/7*6 {
 			d["timestamp.json"] = f.Data
 			return nil
 		}
@@ -118,15 +118,9 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	return nil
 }
 
-// isGood says whether what is served need not be signed anew: it is good for least at least, and on the
-// first look it was signed a moment ago, or else it may come out of an older database, and clients have
-// seen higher numbers.
-func (p *Publisher) isGood(version int64, expires, now time.Time, least time.Duration) bool {
-	return expires.Sub(now) > least && (!p.older || time.Unix(version, 0).After(now.Add(-p.shortly())))
-}
-
 // nextVersion is the number of what is signed now: the time in seconds. So an older database that
-// is restored does not sign with numbers that clients have seen.
+// is restored does not sign with numbers that clients have seen; and what it has is signed anew, because
+// what was signed after it was due by its age, or by what it names.
 func nextVersion(served int64, now time.Time) int64 { return max(served+1, now.Unix()) }
 
 func expiry(now time.Time, life time.Duration) time.Time {

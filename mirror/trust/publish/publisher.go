@@ -54,7 +54,6 @@ type Publisher struct {
 	draft   draft                       // what the repository follows; of publish alone
 	updated time.Time                   // when it last followed
 	refused map[string]refusal          // pairs of root and targets that it did not take, by their hash
-	older   bool                        // what was signed may be of an older database: until the first look
 	reload  bool                        // the signers are asked for again: a key is not the one that the folder names
 
 	mu      sync.Mutex
@@ -88,7 +87,7 @@ func New(ctx context.Context, cfg Config) (*Publisher, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}, older: true}
+	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}}
 	kept, err := cfg.DB.Record(firstRecord)
 	if err != nil && !errors.As(err, new(*storage.DamageError)) {
 		return nil, err
@@ -265,7 +264,6 @@ func (p *Publisher) Publish(ctx context.Context) error {
 						problem = errors.Join(problem, published)
 					}
 					problem = errors.Join(problem, p.clock(d, time.Now()))
-					p.older = p.older && failed != nil
 					p.tell(problem)
 					return failed
 				}
