@@ -375,7 +375,7 @@ func (m *Mirror) advance(c *trust.Checkpoint, next storage.Checkpoint, consisten
 // quarantine keeps the evidence of a fork and closes the log.
 func (m *Mirror) quarantine(first []byte, second storage.Checkpoint, ev storage.Evidence) error {
 	ev.First, ev.Second, ev.At = first, second.Raw, second.FirstSeen
-	if err := m.tree.Quarantine(ev); err != nil {
+	if err := m.tree.Quarantine(second, ev); err != nil {
 		return &storageError{err}
 	}
 	m.logger.Error("upstream signed two irreconcilable checkpoints; this log is quarantined and its last good state stays served: keep the data directory as evidence and tell the log's operator",

@@ -73,7 +73,7 @@ func TestCheckNames(t *testing.T) {
 		{"root", id.head(), flip(20), "head record", "does not precede"},
 		{"reference to pending", id.head(), flip(50), "checkpoint of size", "checkpoint of size"},
 		{"minimum index", id.head(), flip(41), "head record", "minimum index"},
-		{"precedes-proof flipped", id.head(), flip(-2), "head record", "does not precede"},
+		{"precedes-proof flipped", id.head(), flip(-2 - archivedSize), "head record", "does not precede"},
 		{"precedes-proof shorter", id.head(), cut(HashSize), "head record", "malformed"},
 		{"pending checkpoint deleted", row(pending), nil, "checkpoint of size 700", "checkpoint of size 700 is missing"},
 		{"pending checkpoint's root", row(pending), flip(-60), "checkpoint of size 700", "checkpoint of size 700"},

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -226,7 +227,8 @@ func formatRecord() []byte { return append([]byte(formatName), formatVersion) }
 // olderFormat says whether a format is one that this version converts, row by row as they are
 // written.
 func olderFormat(format []byte) bool {
-	return string(format) == formatName+"\x01" || string(format) == formatName+"\x02"
+	version, ok := bytes.CutPrefix(format, []byte(formatName))
+	return ok && len(version) == 1 && version[0] > 0 && version[0] < formatVersion
 }
 
 func (db *DB) load(readOnly bool) error {

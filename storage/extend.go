@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/transparency-dev/merkle/proof"
@@ -116,7 +115,7 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 	if err := table.ingest(); err != nil {
 		return nil, fmt.Errorf("extend %q to size %d: %w", t.origin, next.Size, err)
 	}
-	if err := t.commit(b, s); err != nil {
+	if err := t.commit(b, s, nil); err != nil {
 		return nil, fmt.Errorf("extend %q to size %d: %w", t.origin, next.Size, err)
 	}
 	t.edge = edge
@@ -246,19 +245,21 @@ func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, er
 			return nil, err
 		}
 	}
-	if err := t.commit(b, s); err != nil {
+	if err := t.commit(b, s, consistency); err != nil {
 		return nil, fmt.Errorf("advance %q to size %d: %w", t.origin, c.Size, err)
 	}
 	t.publish(s)
 	return s, nil
 }
 
-// commit is the one place that makes a state durable.
-func (t *Tree) commit(b *pebble.Batch, s *State) error {
-	if p := t.State().Pending; p.ref() == s.Pending.ref() { // what Seen noted is newer than the row
-		s.Pending.LastSeen = later(s.Pending.LastSeen, p.LastSeen)
+// commit is the one place that makes a state durable. consistency is the proof from the
+// pending checkpoint so far to the one of s, if there is one.
+func (t *Tree) commit(b *pebble.Batch, s *State, consistency []Hash) error {
+	old := t.State()
+	if s.archived = old.archived; old.Pending.ref() == s.Pending.ref() { // what Seen noted is newer than the row
+		s.Pending.LastSeen = later(s.Pending.LastSeen, old.Pending.LastSeen)
 	}
-	if err := t.archive(b, &s.Pending); err != nil {
+	if err := t.archive(b, s, &s.Pending, consistency); err != nil {
 		return err
 	}
 	if s.Mirrored.Raw != nil && s.Mirrored.ref() == s.Pending.ref() {
@@ -271,118 +272,23 @@ func (t *Tree) commit(b *pebble.Batch, s *State) error {
 	return t.db.commit(b)
 }
 
-// archive writes a checkpoint's row. If the archive has its text, the first raw bytes
-// and the first time stay, and c becomes what the row says.
-func (t *Tree) archive(b *pebble.Batch, c *Checkpoint) error {
-	key, place := t.id.checkpoint(c.Head, c.textHash()), checkpointPlace(c.Size)
-	switch raw, err := t.db.get(key); {
-	case err == nil:
-		held, err := decodeCheckpoint(c.Head, raw)
-		if err != nil {
-			return &DamageError{Place: place, Problem: "is malformed"}
-		}
-		held.LastSeen = later(held.LastSeen, c.LastSeen)
-		*c = held
-	case !errors.Is(err, pebble.ErrNotFound):
-		return t.db.readError(key, place, err)
+// PrecedesVia returns the consistency proof from what is held to a checkpoint that follows the
+// pending one, given the proof from that one to it: the two proofs and the tiles have all that it
+// consists of. It is what Advance wants beside consistency.
+func (v *View) PrecedesVia(consistency []Hash, next Head) ([]Hash, error) {
+	held, pending := v.state.Head, v.state.Pending.Head
+	switch {
+	case held.Size == 0:
+		return nil, nil
+	case held == pending:
+		return consistency, nil
+	case pending.Size == next.Size:
+		return v.state.Precedes(), nil
 	}
-	return b.Set(key, encodeCheckpoint(*c), nil)
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
+	spans := consistencySpans(pending.Size, next.Size)
+	if len(spans) != len(consistency) {
+		return nil, fmt.Errorf("from size %d to %d: %w", pending.Size, next.Size, ErrInconsistent)
 	}
-	return a
-}
-
-// seenInterval is how often the last time that a checkpoint was seen is persisted.
-const seenInterval = time.Minute
-
-// Seen records that upstream vouched for the pending checkpoint again. It is persisted
-// about once a minute, without waiting for the disk.
-func (t *Tree) Seen(at time.Time) (err error) {
-	defer t.db.recoverFatal(&err)
-	t.write.Lock()
-	defer t.write.Unlock()
-	if err := t.db.Err(); err != nil {
-		return err
-	}
-	old := t.State()
-	if old.Pending.Raw == nil || old.Evidence != nil || !at.After(old.Pending.LastSeen) {
-		return nil
-	}
-	s := *old
-	s.Pending.LastSeen = at
-	if s.Mirrored.ref() == s.Pending.ref() {
-		s.Mirrored.LastSeen = at
-	}
-	if at.Sub(t.saved) >= seenInterval {
-		key := t.id.checkpoint(s.Pending.Head, s.Pending.textHash())
-		t.db.freezing.RLock()
-		err := t.db.pebble.Set(key, encodeCheckpoint(s.Pending), pebble.NoSync)
-		t.db.freezing.RUnlock()
-		if err != nil {
-			return fmt.Errorf("note when the checkpoint of size %d was seen: %w", s.Pending.Size, err)
-		}
-		t.saved = at
-	}
-	t.state.Store(&s)
-	return nil
-}
-
-// Archive keeps a verified checkpoint that does not move the tree: an older one, or one
-// that quarantines the log.
-func (t *Tree) Archive(c Checkpoint) (err error) {
-	defer t.db.recoverFatal(&err)
-	t.write.Lock()
-	defer t.write.Unlock()
-	b := t.db.pebble.NewBatch()
-	defer b.Close()
-	if err := t.archive(b, &c); err != nil {
-		return err
-	}
-	return t.db.commit(b)
-}
-
-// Link is Archive of a checkpoint that precedes the pending one, with the proof that it does:
-// proofs from it, and to it, can be composed. It returns ErrInconsistent if it does not.
-func (t *Tree) Link(c Checkpoint, consistency []Hash) (err error) {
-	defer t.db.recoverFatal(&err)
-	t.write.Lock()
-	defer t.write.Unlock()
-	pending := t.State().Pending.Head
-	if err := verifyPrecedes(c.Head, pending, consistency); err != nil {
-		return fmt.Errorf("link size %d: %w", c.Size, err)
-	}
-	b := t.db.pebble.NewBatch()
-	defer b.Close()
-	if err := errors.Join(t.archive(b, &c), t.link(b, c.Head, pending, consistency)); err != nil {
-		return err
-	}
-	return t.db.commit(b)
-}
-
-// KeepLinks makes the tree keep the hashes of every consistency proof from now on, also if it
-// has tiles: of a log that may be held in part only, later, they are what links checkpoints.
-func (t *Tree) KeepLinks() { t.links.Store(true) }
-
-// Quarantine keeps the evidence and closes the tree for changes. The first evidence
-// stays.
-func (t *Tree) Quarantine(ev Evidence) (err error) {
-	defer t.db.recoverFatal(&err)
-	t.write.Lock()
-	defer t.write.Unlock()
-	s := *t.State()
-	if s.Evidence != nil {
-		return nil
-	}
-	s.Evidence = &ev
-	b := t.db.pebble.NewBatch()
-	defer b.Close()
-	if err := errors.Join(b.Set(t.id.evidence(), encodeEvidence(&ev), nil), t.db.commit(b)); err != nil {
-		return fmt.Errorf("quarantine %q: %w", t.origin, err)
-	}
-	t.publish(&s)
-	return nil
+	known := knownSpans(v.state.known(), spans, consistency)
+	return spanHashes(consistencySpans(held.Size, next.Size), known, v.node)
 }

@@ -14,6 +14,9 @@ import (
 //	h t                                 head record: see record.go
 //	c t <size 8> <root 32> <text 32>    checkpoint archive: first seen, last seen, raw note;
 //	                                    text is the SHA-256 of the note without signatures
+//	a t <number 8>                      the same checkpoints in the order in which they came, each
+//	                                    with the hash of the row before it; see archive.go
+//	w t <size 8> <root 32> <text 32> <key ID 4> <name>   signature line that was added to a checkpoint
 //	v t                                 evidence of a split view
 //	T t <level 1> <index 8>             hash tile: 1 to 256 hashes; grows in place, because a
 //	                                    narrower partial tile is a prefix of a wider one
@@ -31,31 +34,37 @@ import (
 // The database of a Newest has instead
 //
 //	N <origin>                          newest checkpoint: size, root, times, raw note
+//	W <origin>, M <origin>              newest one that was cosigned as witness, as mirror
 const (
-	keyFormat     = 'm'
-	keyOrigin     = 'n'
-	keyHead       = 'h'
-	keyCheckpoint = 'c'
-	keyEvidence   = 'v'
-	keyTile       = 'T'
-	keyLeaf       = 'L'
-	keyEntry      = 'e'
-	keySpan       = 'd'
-	keyPin        = 'p'
-	keyPinLeaf    = 'l'
-	keyReceipt    = 'r'
-	keySearch     = 'k'
-	keyHint       = 'x'
-	keyRecord     = 's'
-	keyNewest     = 'N'
+	keyFormat      = 'm'
+	keyOrigin      = 'n'
+	keyHead        = 'h'
+	keyCheckpoint  = 'c'
+	keyArchive     = 'a'
+	keyCosignature = 'w'
+	keyEvidence    = 'v'
+	keyTile        = 'T'
+	keyLeaf        = 'L'
+	keyEntry       = 'e'
+	keySpan        = 'd'
+	keyPin         = 'p'
+	keyPinLeaf     = 'l'
+	keyReceipt     = 'r'
+	keySearch      = 'k'
+	keyHint        = 'x'
+	keyRecord      = 's'
+	keyNewest      = 'N'
+	keyWitnessed   = 'W'
+	keyMirrored    = 'M'
 )
 
 // The database begins with the format name and this version; a different version is
 // refused by Open.
 const (
 	formatName = "understudy"
-	// 1 had no packed entries and no windows, 2 no pins and no search index.
-	formatVersion = 3
+	// 1 had no packed entries and no windows, 2 no pins and no search index, 3 no rows in the
+	// archive.
+	formatVersion = 4
 )
 
 type treeID uint64
@@ -65,6 +74,8 @@ func (id treeID) key(kind byte, size int) []byte {
 	k = append(k, kind)
 	return binary.BigEndian.AppendUint64(k, uint64(id))
 }
+
+func appendUint64(k []byte, v uint64) []byte { return binary.BigEndian.AppendUint64(k, v) }
 
 func (id treeID) head() []byte     { return id.key(keyHead, 9) }
 func (id treeID) evidence() []byte { return id.key(keyEvidence, 9) }

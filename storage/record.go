@@ -18,6 +18,9 @@ type Checkpoint struct {
 	// FirstSeen and LastSeen are when a note with this text was first and last served
 	// to us. LastSeen is persisted about once a minute.
 	FirstSeen, LastSeen time.Time
+	// Source says where the note came from first, in one line: an address, or what handed it
+	// over. It stands in the archive alone.
+	Source string
 }
 
 // textHash identifies a checkpoint in the archive: the hash of the note's text,
@@ -66,7 +69,8 @@ type State struct {
 	// Pending; empty when they are equal or Head is empty.
 	precedes []Hash
 
-	search coverage // of the search index
+	search   coverage // of the search index
+	archived archived
 }
 
 // known returns the nodes of the pending tree that the precedes-proof reveals.
@@ -86,7 +90,7 @@ func (s *State) known() map[span]Hash {
 
 const (
 	recordVersion = 1
-	headVersion   = 3 // version 1 had no minimum index, 2 no search index
+	headVersion   = 4 // version 1 had no minimum index, 2 no search index, 3 no rows in the archive
 )
 
 type encoder []byte
@@ -202,6 +206,9 @@ func encodeState(s *State) []byte {
 	e.ref(s.Mirrored.ref())
 	e.hashes(s.precedes)
 	e.coverage(s.search)
+	e.uint64(s.archived.rows)
+	e.hash(s.archived.last)
+	e.head(s.archived.newest)
 	return e
 }
 
@@ -219,8 +226,11 @@ func decodeState(b []byte) (s State, pending, mirrored checkpointRef, err error)
 	}
 	pending, mirrored = d.ref(), d.ref()
 	s.precedes = d.hashes()
-	if v == headVersion {
+	if v > 2 {
 		s.search = d.coverage()
+	}
+	if v > 3 {
+		s.archived = archived{rows: d.uint64(), last: d.hash(), newest: d.head()}
 	}
 	if err := d.end(); err != nil {
 		return s, pending, mirrored, err

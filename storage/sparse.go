@@ -23,6 +23,10 @@ func (t *Tree) link(b *pebble.Batch, first, last Head, consistency []Hash) error
 	return nil
 }
 
+// KeepLinks makes the tree keep the hashes of every consistency proof from now on, also if it
+// has tiles: of a log that may be held in part only, later, they are what links checkpoints.
+func (t *Tree) KeepLinks() { t.links.Store(true) }
+
 // revealed returns the hashes that a verified consistency proof reveals: those of which it
 // consists, and both roots. By its root a checkpoint of the chain is known as one: others
 // that are archived are not tied to it.

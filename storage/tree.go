@@ -58,7 +58,15 @@ func loadTree(db *DB, origin string, id treeID) (*Tree, error) {
 	if err := r.mendEdge(context.Background()); err != nil {
 		return nil, err
 	}
-	return t, t.openSearch()
+	if err := t.openSearch(); err != nil {
+		return nil, err
+	}
+	if s := t.State(); s.archived.rows == 0 && s.Pending.Raw != nil && !db.options.ReadOnly {
+		if err := t.adopt(); err != nil { // check names what is damaged
+			db.logger.Error("the archived checkpoints of an older version cannot be numbered", "origin", origin, "error", err)
+		}
+	}
+	return t, nil
 }
 
 // Broken returns why nothing can be proven and the tree cannot grow: the tiles of its right

@@ -92,7 +92,7 @@ func (t *Tree) Begin(minimum uint64, tiles [][]byte, seal Seal) (_ *State, err e
 	}
 	s.Minimum = minimum
 	s.search = t.coverage(old, s)
-	if err := t.commit(b, s); err != nil {
+	if err := t.commit(b, s, nil); err != nil {
 		return nil, fmt.Errorf("begin %q at %d: %w", t.origin, minimum, err)
 	}
 	t.edge = border.clone()
@@ -142,7 +142,7 @@ func (t *Tree) Prepend(entries [][]byte, tiles [][]byte) (_ *State, err error) {
 	if err := table.ingest(); err != nil {
 		return nil, fmt.Errorf("prepend to %q down to %d: %w", t.origin, minimum, err)
 	}
-	if err := t.commit(b, &s); err != nil {
+	if err := t.commit(b, &s, nil); err != nil {
 		return nil, fmt.Errorf("prepend to %q down to %d: %w", t.origin, minimum, err)
 	}
 	t.publish(&s)

@@ -423,7 +423,7 @@ func TestWindowRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkTree(t, tree)
-	if err := tree.Quarantine(Evidence{Reason: "a test", At: start}); err != nil {
+	if err := tree.Quarantine(Checkpoint{}, Evidence{Reason: "a test", At: start}); err != nil {
 		t.Fatal(err)
 	}
 	refused("a quarantined log", ErrQuarantined, prepend(entries[maxPrepend-768:maxPrepend-512], nil))
@@ -482,7 +482,7 @@ func TestHeadRecordOfVersion1(t *testing.T) {
 	extend(t, tree, testEntries(300))
 	tamper(t, db, tree.id.head(), func(b []byte) []byte {
 		b[0] = recordVersion
-		return slices.Delete(b, 1+8+HashSize, 1+8+HashSize+8)[:len(b)-8-1]
+		return slices.Delete(b, 1+8+HashSize, 1+8+HashSize+8)[:len(b)-8-1-archivedSize]
 	})
 	db = reopen(t, db, o)
 	defer closeDB(t, db)
