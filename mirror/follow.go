@@ -86,13 +86,27 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	next := storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw, FirstSeen: now, LastSeen: now}
-	s := m.tree.State()
+	for {
+		if err = m.judge(ctx, c, m.tree.State()); err != errMoved {
+			return err
+		}
+	}
+}
+
+// errMoved says that a checkpoint was pushed while another one was judged.
+var errMoved = errors.New("the pending checkpoint has changed")
+
+// judge is accept of a checkpoint whose signature is good, by what was held a moment ago.
+func (m *Mirror) judge(ctx context.Context, c *trust.Checkpoint, s *storage.State) error {
+	raw, now := c.Raw, time.Now()
+	next := storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: raw, FirstSeen: now, LastSeen: now, Source: m.tail.url}
 	if !m.tail.upstream { // which vouched for it we do not know when
 		if next.LastSeen = s.Pending.LastSeen; s.Pending.Raw == nil {
 			next.LastSeen = time.Unix(0, 0)
 		}
+		next.Source = "copy " + m.tail.url
+	} else if m.pulled < next.Size {
+		m.pulled = next.Size
 	}
 	if err := m.remembered(s, next); err != nil {
 		return err
@@ -320,12 +334,16 @@ func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Check
 	if !m.tail.upstream {
 		return rollback // it lags, as copies do
 	}
+	lags := s.Pending.Size == m.pushed.Load() && next.Size >= m.pulled // what is ahead of it was pushed: logs do that before they publish
 	archive := m.tree.Archive
 	if len(consistency) > 0 {
 		archive = func(c storage.Checkpoint) error { return m.tree.Link(c, consistency) }
 	}
 	if err := archive(next); err != nil {
 		return &storageError{err}
+	}
+	if lags {
+		return nil
 	}
 	return rollback
 }
@@ -355,11 +373,11 @@ func (m *Mirror) compareHeld(s *storage.State, next storage.Checkpoint) error {
 
 // advance makes a checkpoint pending.
 func (m *Mirror) advance(c *trust.Checkpoint, next storage.Checkpoint, consistency, precedes []storage.Hash) error {
-	if err := m.cfg.Newest.Note(m.cfg.Origin, next); err != nil {
-		return &storageError{err}
-	}
+	before := m.tree.State().Pending.Head
 	s, err := m.tree.Advance(next, consistency, precedes)
 	switch {
+	case errors.Is(err, storage.ErrRollback) || errors.Is(err, storage.ErrFork) || errors.Is(err, storage.ErrInconsistent) && m.tree.State().Pending.Head != before:
+		return errMoved // what s says when it is judged again
 	case errors.Is(err, storage.ErrInconsistent):
 		return &TileError{Problem: fmt.Sprintf("consistency with the checkpoint of size %d is not proven: %v", m.tree.State().Pending.Size, err)}
 	case errors.Is(err, storage.ErrQuarantined): // meanwhile, by an entry that was read
@@ -375,7 +393,7 @@ func (m *Mirror) advance(c *trust.Checkpoint, next storage.Checkpoint, consisten
 // quarantine keeps the evidence of a fork and closes the log.
 func (m *Mirror) quarantine(first []byte, second storage.Checkpoint, ev storage.Evidence) error {
 	ev.First, ev.Second, ev.At = first, second.Raw, second.FirstSeen
-	if err := m.tree.Quarantine(second, ev); err != nil {
+	if err := m.tree.Quarantine(ev); err != nil {
 		return &storageError{err}
 	}
 	m.logger.Error("upstream signed two irreconcilable checkpoints; this log is quarantined and its last good state stays served: keep the data directory as evidence and tell the log's operator",

@@ -62,8 +62,8 @@ type Config struct {
 	Copies []string
 	// Tree is where the log is kept.
 	Tree *storage.Tree
-	// Newest remembers what was believed, apart from Tree; nil remembers nothing. It is told
-	// before Tree is, so whoever signs for an origin must refuse while Behind.
+	// Newest remembers what was believed, apart from Tree; nil remembers nothing. Whoever signs
+	// for an origin must refuse while Behind.
 	Newest *storage.Newest
 
 	// MinimumIndex, a multiple of 256, is where a copy that has yet to begin begins; or
@@ -98,6 +98,9 @@ type Mirror struct {
 	tail     *place // that is read
 	ahead    *ahead
 	proof    *upstreamTree // of the pending checkpoint; nil until needed
+	pulled   uint64        // size of the largest checkpoint that upstream served since the start
+
+	pushed atomic.Uint64 // size of the newest checkpoint that was pushed
 
 	tailBusy atomic.Bool // the tail is being copied; history waits
 
@@ -144,6 +147,7 @@ func newMirror(cfg Config) (*Mirror, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.Tree.Remember(cfg.Newest)
 	return &Mirror{cfg: cfg, tree: cfg.Tree, logger: cfg.Logger.With("log", cfg.Name)}, nil
 }
 

@@ -336,6 +336,8 @@ func (sh *shard) copyChunk(ctx context.Context, s *storage.State) error {
 		return storage.Seal{Checkpoint: s.Pending, Precedes: precedes, Receipts: receipts}, nil
 	})
 	switch {
+	case errors.Is(err, storage.ErrInconsistent) && sh.mirror.tree.State().Pending.Head != s.Pending.Head:
+		return nil // a larger one was pushed meanwhile; the entries are asked for again
 	case errors.Is(err, storage.ErrInconsistent):
 		return sh.blame(ctx, items, err)
 	case errors.Is(err, storage.ErrQuarantined):

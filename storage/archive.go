@@ -315,7 +315,7 @@ func (t *Tree) record(b *pebble.Batch, s *State) error {
 	if err := errors.Join(b.Set(t.id.head(), encodeState(s), nil), t.db.commit(b)); err != nil {
 		return err
 	}
-	if s.archived != t.State().archived || s.Evidence != t.State().Evidence {
+	if s.archived != t.State().archived {
 		t.publish(s)
 	}
 	return nil
@@ -428,8 +428,8 @@ func (t *Tree) Recall(c Checkpoint) (err error) {
 }
 
 // Quarantine keeps the evidence and closes the tree for changes. The first evidence
-// stays. second is the checkpoint that was refused.
-func (t *Tree) Quarantine(second Checkpoint, ev Evidence) (err error) {
+// stays. What was refused is evidence, and not part of the archive.
+func (t *Tree) Quarantine(ev Evidence) (err error) {
 	defer t.db.recoverFatal(&err)
 	t.write.Lock()
 	defer t.write.Unlock()
@@ -440,17 +440,10 @@ func (t *Tree) Quarantine(second Checkpoint, ev Evidence) (err error) {
 	s.Evidence = &ev
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
-	if second.Raw != nil {
-		key := t.id.checkpoint(second.Head, second.textHash())
-		if _, err := t.db.get(key); errors.Is(err, pebble.ErrNotFound) {
-			if err := errors.Join(t.append(b, &s, second, nil, RelationContradicts), b.Set(key, encodeCheckpoint(second), nil)); err != nil {
-				return err
-			}
-		}
-	}
-	if err := errors.Join(b.Set(t.id.evidence(), encodeEvidence(&ev), nil), t.record(b, &s)); err != nil {
+	if err := errors.Join(b.Set(t.id.evidence(), encodeEvidence(&ev), nil), t.db.commit(b)); err != nil {
 		return fmt.Errorf("quarantine %q: %w", t.origin, err)
 	}
+	t.publish(&s)
 	return nil
 }
 

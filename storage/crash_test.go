@@ -131,7 +131,7 @@ func smallLife() script {
 		on("upstream", "seen", func(tree *Tree) error { return tree.Seen(start.Add(time.Hour)) }),
 		on("upstream", "archive", func(tree *Tree) error { return tree.Archive(pending(400)) }),
 		{"back up", func(db *DB) error { return db.Backup("c/d/backup") }},
-		on("own", "quarantine", func(tree *Tree) error { return tree.Quarantine(Checkpoint{}, evidence) }),
+		on("own", "quarantine", func(tree *Tree) error { return tree.Quarantine(evidence) }),
 		to(555, 700, 700),
 		flush,
 		compact,

@@ -169,7 +169,7 @@ func TestReadOnly(t *testing.T) {
 		"advance":     second(tree.Advance(before.Pending, nil, nil)),
 		"archive":     tree.Archive(note("log", Head{1, Hash{}}, "s")),
 		"seen":        tree.Seen(start.AddDate(1, 0, 0)),
-		"quarantine":  tree.Quarantine(Checkpoint{}, Evidence{}),
+		"quarantine":  tree.Quarantine(Evidence{}),
 		"create tree": second(db.CreateTree("another")),
 	} {
 		if !errors.Is(err, pebble.ErrReadOnly) {

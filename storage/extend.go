@@ -205,7 +205,8 @@ func (t *Tree) stageLeaves(b *pebble.Batch, rows *entryRows) error {
 // its signature. consistency is the proof from the pending checkpoint to c, and
 // precedes the one from Head to c (empty where the first size is 0 or equal).
 //
-// It is the only way, beside a seal, by which an origin moves: forward. It returns
+// It is the only way, beside a seal, by which an origin moves: forward, whoever brought the
+// checkpoint. What Remember named knows of c before the tree does. It returns
 // ErrRollback, ErrFork, ErrInconsistent or ErrQuarantined when it refuses.
 func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, err error) {
 	defer t.db.recoverFatal(&err)
@@ -244,6 +245,9 @@ func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, er
 		if err := t.link(b, old.Pending.Head, c.Head, consistency); err != nil {
 			return nil, err
 		}
+	}
+	if err := t.newest.Note(t.origin, c); err != nil {
+		return nil, err
 	}
 	if err := t.commit(b, s, consistency); err != nil {
 		return nil, fmt.Errorf("advance %q to size %d: %w", t.origin, c.Size, err)

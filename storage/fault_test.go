@@ -144,7 +144,7 @@ func TestFailedCommitIsAnError(t *testing.T) {
 		"advance":     second(tree.Advance(before.Pending, nil, nil)),
 		"archive":     tree.Archive(before.Pending),
 		"seen":        tree.Seen(start.AddDate(1, 0, 0)),
-		"quarantine":  tree.Quarantine(Checkpoint{}, Evidence{}),
+		"quarantine":  tree.Quarantine(Evidence{}),
 		"create tree": second(db.CreateTree("another")),
 	} {
 		if !errors.Is(err, syscall.EIO) {

@@ -275,7 +275,7 @@ func (b *beside) quarantine(t *rapid.T) {
 	if rapid.IntRange(0, 19).Draw(t, "really") != 0 {
 		t.Skip("honest")
 	}
-	if err := b.tree.Quarantine(Checkpoint{}, Evidence{Reason: "drawn", At: start}); err != nil {
+	if err := b.tree.Quarantine(Evidence{Reason: "drawn", At: start}); err != nil {
 		t.Fatalf("quarantine: %v", err)
 	}
 	b.quarantined = true

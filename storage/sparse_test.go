@@ -250,7 +250,7 @@ func TestForksAreNotLinked(t *testing.T) {
 	if err := tree.Archive(note("log", fork.head(300), "s")); err != nil {
 		t.Fatal(err)
 	}
-	if err := tree.Quarantine(Checkpoint{}, Evidence{At: start, Reason: "a test"}); err != nil {
+	if err := tree.Quarantine(Evidence{At: start, Reason: "a test"}); err != nil {
 		t.Fatal(err)
 	}
 	look("quarantined")

@@ -216,7 +216,7 @@ func TestQuarantine(t *testing.T) {
 	}
 	ev := Evidence{First: ten.Raw, Second: note("log", Head{10, Hash{1}}, "s").Raw, Root: Hash{2}, Proof: []Hash{{3}, {4}}, At: start, Reason: "two roots"}
 	changed := tree.Changed()
-	if err := tree.Quarantine(Checkpoint{}, ev); err != nil {
+	if err := tree.Quarantine(ev); err != nil {
 		t.Fatal(err)
 	}
 	<-changed
@@ -226,7 +226,7 @@ func TestQuarantine(t *testing.T) {
 		if s.Evidence == nil || !reflect.DeepEqual(*s.Evidence, ev) {
 			t.Errorf("evidence is %+v, want %+v", s.Evidence, ev)
 		}
-		if err := tree.Quarantine(Checkpoint{}, Evidence{Reason: "later"}); err != nil {
+		if err := tree.Quarantine(Evidence{Reason: "later"}); err != nil {
 			t.Errorf("second evidence: %v", err)
 		}
 		if err := tree.Seen(start.Add(time.Hour)); err != nil {

@@ -23,9 +23,10 @@ type Tree struct {
 	broken atomic.Pointer[DamageError] // why there is no edge; nil if there is
 	links  atomic.Bool                 // hashes of consistency proofs are kept
 
-	write sync.Mutex // held through every change; guards the fields below
-	edge  edge
-	saved time.Time // last time LastSeen of the pending checkpoint was persisted
+	write  sync.Mutex // held through every change; guards the fields below
+	edge   edge
+	newest *Newest   // is told of a checkpoint before it becomes pending; may be nil
+	saved  time.Time // last time LastSeen of the pending checkpoint was persisted
 
 	repairing sync.Mutex // held through every repair
 
@@ -138,6 +139,14 @@ func (db *DB) readCheckpoint(r pebble.Reader, id treeID, ref checkpointRef) (Che
 		return Checkpoint{}, &DamageError{Place: place, Problem: "is malformed"}
 	}
 	return c, nil
+}
+
+// Remember makes the tree tell n of every checkpoint, before it becomes pending: so n never
+// knows less than the tree.
+func (t *Tree) Remember(n *Newest) {
+	t.write.Lock()
+	defer t.write.Unlock()
+	t.newest = n
 }
 
 // Origin returns the first line of the log's checkpoints.

@@ -423,7 +423,7 @@ func TestWindowRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkTree(t, tree)
-	if err := tree.Quarantine(Checkpoint{}, Evidence{Reason: "a test", At: start}); err != nil {
+	if err := tree.Quarantine(Evidence{Reason: "a test", At: start}); err != nil {
 		t.Fatal(err)
 	}
 	refused("a quarantined log", ErrQuarantined, prepend(entries[maxPrepend-768:maxPrepend-512], nil))

@@ -1,0 +1,41 @@
+package mirror
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/storage"
+)
+
+// ErrBehind: the database is older than what was believed here before, and has not caught up.
+var ErrBehind = errors.New("the database is older than the newest checkpoint that was held here; it catches up first")
+
+// Offer makes a checkpoint pending that was pushed to us, and not read from upstream: its
+// signature is verified, and consistency is the proof from the pending checkpoint to it. It
+// returns storage.ErrRollback, ErrFork, ErrInconsistent or ErrQuarantined, or ErrBehind; then
+// nothing has changed. It says nothing about when upstream vouched for the log.
+func (m *Mirror) Offer(next storage.Checkpoint, consistency []storage.Hash) error {
+	if m.isBehind() {
+		return ErrBehind
+	}
+	v := m.tree.View()
+	defer v.Close()
+	if next.LastSeen = v.State().Pending.LastSeen; v.State().Pending.Raw == nil {
+		next.LastSeen = next.FirstSeen
+	}
+	if err := storage.VerifyConsistency(v.State().Pending.Head, next.Head, consistency); err != nil {
+		return err
+	}
+	precedes, err := v.PrecedesVia(consistency, next.Head)
+	if err != nil {
+		return fmt.Errorf("prove that what is held precedes size %d: %w", next.Size, err)
+	}
+	if _, err := m.tree.Advance(next, consistency, precedes); err != nil {
+		return err
+	}
+	m.pushed.Store(next.Size)
+	m.setFrozen(trust.Frozen(next.Raw))
+	m.logger.Debug("checkpoint accepted that was pushed", "size", next.Size)
+	return nil
+}
