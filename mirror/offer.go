@@ -19,6 +19,11 @@ func (m *Mirror) Offer(next storage.Checkpoint, consistency []storage.Hash) erro
 	if m.isBehind() {
 		return ErrBehind
 	}
+	if m.shard != nil {
+		if after := m.shard.next(); after != nil && next.Size > after.start()-m.shard.start() {
+			return fmt.Errorf("the shard ended with %d entries: %w", after.start()-m.shard.start(), storage.ErrInconsistent)
+		}
+	}
 	v := m.tree.View()
 	defer v.Close()
 	if next.LastSeen = v.State().Pending.LastSeen; v.State().Pending.Raw == nil {
@@ -38,4 +43,13 @@ func (m *Mirror) Offer(next storage.Checkpoint, consistency []storage.Hash) erro
 	m.setFrozen(trust.Frozen(next.Raw))
 	m.logger.Debug("checkpoint accepted that was pushed", "size", next.Size)
 	return nil
+}
+
+// ShardKeys returns the key of a shard of a Rekor v1 service, as long as it is one of the
+// service's; none for other logs.
+func (m *Mirror) ShardKeys() []trust.Key {
+	if m.shard == nil || !m.shard.trusted() {
+		return nil
+	}
+	return []trust.Key{m.shard.key}
 }

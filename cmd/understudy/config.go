@@ -41,6 +41,8 @@ type Config struct {
 	TUF *TUFConfig `yaml:"tuf"`
 	// Trust is the TUF repository of our own, served at /trust/; nil is none.
 	Trust *TrustConfig `yaml:"trust"`
+	// Witness says what is cosigned; nil is nothing.
+	Witness *WitnessConfig `yaml:"witness"`
 	// StaleAfter is the checkpoint age from which answers are called stale.
 	StaleAfter Duration `yaml:"stale_after"`
 	// Contact stands in the User-Agent, so that the operator of an upstream can
@@ -261,6 +263,19 @@ func parseConfig(name string, data []byte) (*Config, error) {
 			}
 		}
 	}
+	if w := c.Witness; w != nil {
+		for _, files := range [][]string{w.Keys, w.MirrorKeys} {
+			for i, file := range files {
+				files[i] = relativeTo(dir, file)
+			}
+		}
+		w.LogList = relativeTo(dir, w.LogList)
+		for i := range w.Logs {
+			if key := &w.Logs[i].PublicKey; !isInlineKey(*key) {
+				*key = relativeTo(dir, *key)
+			}
+		}
+	}
 	for i := range c.Logs {
 		log := &c.Logs[i]
 		if !isInlineKey(log.PublicKey) {
@@ -313,7 +328,10 @@ func (c *Config) complete() error {
 	if err := c.completeTrust(); err != nil {
 		return err
 	}
-	if len(c.Logs) == 0 {
+	if err := c.completeWitness(); err != nil {
+		return err
+	}
+	if len(c.Logs) == 0 && (c.Witness == nil || len(c.Witness.Logs) == 0 && c.Witness.LogList == "") {
 		return c.mistake("no log to mirror; \"logs\" must list at least one", "logs")
 	}
 	names, origins, services := map[string]bool{}, map[string]bool{}, 0

@@ -23,6 +23,7 @@ import (
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/mirror/trust/publish"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/witness"
 )
 
 // daemon is what "serve" runs.
@@ -38,6 +39,9 @@ type daemon struct {
 	own      *publish.Publisher // the TUF repository of our own; nil if none is configured
 
 	tufMetrics *trust.Metrics
+
+	witness     *witness.Witness // nil if nothing is cosigned
+	witnessOnly map[string]bool  // origins that are not mirrored
 
 	logsMu sync.RWMutex
 	logs   []*follower // guarded by logsMu once the daemon runs: successors are added
@@ -91,7 +95,7 @@ func (f *follower) unkeyed(err error) {
 
 // newDaemon opens the tree of every configured log.
 func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, newest *storage.Newest, logger *slog.Logger) (*daemon, error) {
-	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry()}
+	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry(), witnessOnly: map[string]bool{}}
 	d.tufMetrics = trust.NewMetrics(d.registry)
 	d.registerMetrics()
 	if err := errors.Join(d.openTUF(), d.openTrust(ctx)); err != nil {
@@ -111,16 +115,16 @@ func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, ne
 		}
 		d.logs = append(d.logs, f)
 	}
-	if err := d.openSuccessors(); err != nil {
+	if err := errors.Join(d.openSuccessors(), d.openWitness()); err != nil {
 		return nil, err
 	}
 	held := slices.DeleteFunc(db.Origins(), func(origin string) bool {
-		return slices.ContainsFunc(d.logs, func(f *follower) bool {
+		return d.witnessOnly[origin] || slices.ContainsFunc(d.logs, func(f *follower) bool {
 			return origin == f.config.Origin || f.config.isService() && (f.service == nil || slices.ContainsFunc(f.mirrors(), func(m *mirror.Mirror) bool { return m.Origin() == origin }))
 		})
 	})
 	if len(held) > 0 {
-		logger.Warn("the data directory holds logs that are not configured; they are kept, but neither followed nor served", "origins", held)
+		logger.Warn("the data directory holds logs that are not configured; they are kept, but neither followed, served nor witnessed", "origins", held)
 	}
 	return d, nil
 }
@@ -249,7 +253,7 @@ func (d *daemon) registerMetrics() {
 func (d *daemon) run(ctx context.Context, l *listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), TUF: d.tuf, Trust: d.own, Logger: d.logger, Registerer: d.registry})
+		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), TUF: d.tuf, Trust: d.own, Witness: d.witness, Logger: d.logger, Registerer: d.registry})
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
@@ -267,6 +271,9 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 	}
 	if d.own != nil {
 		group.Go(func() error { return d.own.Run(ctx) })
+	}
+	if d.witness != nil {
+		group.Go(func() error { return d.witness.Run(ctx) })
 	}
 	err := group.Wait()
 	d.logger.Info("stopped")

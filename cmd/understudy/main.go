@@ -75,6 +75,7 @@ Exit codes of every verb:
 		newCheckCommand(),
 		newPinCommand(),
 		newTrustCommand(),
+		newKeysCommand(),
 		newBundleCommand(),
 		newBackupCommand(), newRestoreCommand(),
 		newVersionCommand(),

@@ -80,6 +80,31 @@ func Open(raw []byte, origin string, keys []Key) (*Checkpoint, error) {
 	return c, nil
 }
 
+// OpenAlone is Open of which Raw has the signature lines of keys alone.
+func OpenAlone(raw []byte, origin string, keys []Key) (*Checkpoint, error) {
+	c, n, err := parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	if c.Origin != origin {
+		return nil, &OriginError{Got: c.Origin, Want: origin}
+	}
+	if err := verify(n, origin, keys); err != nil {
+		return nil, err
+	}
+	var own []note.Signature
+	for _, s := range n.UnverifiedSigs {
+		for _, k := range keys {
+			if v, err := k.verifier(origin); err == nil && keyID(v) == (KeyID{s.Name, s.Hash}) {
+				own = append(own, s)
+				break
+			}
+		}
+	}
+	c.Raw = encode(c, own)
+	return c, nil
+}
+
 // Signer is Open that also returns which of the keys signed raw; of several the first one.
 func Signer(raw []byte, origin string, keys []Key) (*Checkpoint, Key, error) {
 	for _, k := range keys {

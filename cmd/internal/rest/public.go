@@ -7,6 +7,7 @@
 package rest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -21,6 +22,7 @@ import (
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/mirror/trust/publish"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/witness"
 )
 
 // maxBundles is how many bundles are in memory at once, each up to 16 MiB and
@@ -37,14 +39,16 @@ type PublicConfig struct {
 	RekorLost  bool                    // one is mirrored, and cannot be served
 	TUF        *trust.Repository       // what is served at /tuf/; nil if none is mirrored
 	Trust      *publish.Publisher      // what is served at /trust/; nil if there is none
+	Witness    *witness.Witness        // cosigns; nil if nothing is cosigned
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
 
 type public struct {
 	mirrors func() []*mirror.Mirror
-	byHash  sync.Map // *mirror.Mirror by origin hash, for those that were asked for
-	rekor   string   // name of the service at /api/v1; "" if there is none
+	byHash  sync.Map         // *mirror.Mirror by origin hash, for those that were asked for
+	witness *witness.Witness // may be nil
+	rekor   string           // name of the service at /api/v1; "" if there is none
 	logger  *slog.Logger
 	gzip    gzipWriters
 	bundles chan struct{} // holds one token per bundle in memory
@@ -61,8 +65,10 @@ type public struct {
 //	/api/v1/                                    Rekor v1's API for reading; see rekor.go
 //	/tuf/<file>, /tuf/targets/<hash>.<name>     the copy of the TUF repository
 //	/trust/<file>, and so on                    the TUF repository of our own
+//	/witness/add-checkpoint                     the witness (POST); see witness.go
+//	/witness/<origin hash>/checkpoint           what it cosigned last
 //
-// Everything answers GET and HEAD. A client with more than 512 requests under way
+// Everything else answers GET and HEAD. A client with more than 512 requests under way
 // gets 429.
 func NewPublic(c PublicConfig) http.Handler {
 	var service rekorService // nil, not a nil *mirror.Service
@@ -75,6 +81,7 @@ func NewPublic(c PublicConfig) http.Handler {
 func newPublic(c PublicConfig, service rekorService) http.Handler {
 	p := &public{
 		mirrors: c.Mirrors,
+		witness: c.Witness,
 		logger:  c.Logger,
 		bundles: make(chan struct{}, maxBundles),
 	}
@@ -105,6 +112,10 @@ func newPublic(c PublicConfig, service rekorService) http.Handler {
 	if c.Trust != nil {
 		mux.HandleFunc("/trust/{path...}", serveTUF("/trust/", c.Trust))
 		paths = append(paths, "/trust/{path...}")
+	}
+	if c.Witness != nil {
+		handleWitness(mux, c.Witness, c.Logger)
+		paths = append(paths, witnessPaths...)
 	}
 	return countRequests(c.Registerer, paths, limitRequests(newLimiter(maxRequests), mux))
 }
@@ -165,7 +176,9 @@ func (p *public) checkpoint(w http.ResponseWriter, r *http.Request) {
 	// SHOULD prevent caching beyond a few seconds.
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Cache-Control", "public, max-age=1")
-	w.Write(mirrored.Raw) // a failure is the client's: it went away
+	// SPEC: "The mirror checkpoint MUST include the cosignature of the mirror" (tlog-mirror); a
+	// cosigner signs a moment after the last entry is durable, and only whole copies.
+	w.Write(append(bytes.Clone(mirrored.Raw), p.witness.Cosignatures(m.Origin(), mirrored)...))
 }
 
 func (p *public) tile(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,76 @@
+package witness
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/understudy-log/understudy/storage"
+)
+
+type metrics struct {
+	requests     *prometheus.CounterVec
+	cosignatures *prometheus.CounterVec
+	contradicted prometheus.Counter
+}
+
+func newMetrics(w *Witness, r prometheus.Registerer) *metrics {
+	f := promauto.With(r)
+	m := &metrics{
+		requests: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "understudy_witness_requests_total",
+			Help: "Requests to add a checkpoint, by what became of them.",
+		}, []string{"result"}),
+		cosignatures: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "understudy_cosigned_checkpoints_total",
+			Help: "Checkpoints that were cosigned, again counted again, by the cosigner.",
+		}, []string{"cosigner"}),
+		contradicted: f.NewCounter(prometheus.CounterOpts{
+			Name: "understudy_witness_evidence_total",
+			Help: "Checkpoints that were pushed here and contradict what their log signed before.",
+		}),
+	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "understudy_witness_logs",
+		Help: "Logs whose checkpoints are cosigned.",
+	}, func() float64 { return float64(len(w.origins())) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "understudy_witness_quarantined_logs",
+		Help: "Logs that get no cosignature, because they signed two irreconcilable checkpoints.",
+	}, func() float64 {
+		n := 0
+		w.logs.Range(func(_, l any) bool {
+			if l.(*watched).Tree.State().Evidence != nil {
+				n++
+			}
+			return true
+		})
+		return float64(n)
+	})
+	for why := UnknownOrigin; why <= Unavailable; why++ {
+		m.requests.WithLabelValues(why.String())
+	}
+	m.requests.WithLabelValues("cosigned")
+	return m
+}
+
+func (m *metrics) answered(err error) {
+	result := "cosigned"
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		result = refusal.Why.String()
+	} else if err != nil {
+		result = "failed"
+	}
+	m.requests.WithLabelValues(result).Inc()
+}
+
+func (m *metrics) cosigned(by storage.Cosigner) {
+	name := "witness"
+	if by == storage.CosignerMirror {
+		name = "mirror"
+	}
+	m.cosignatures.WithLabelValues(name).Inc()
+}
+
+func (m *metrics) evidence() { m.contradicted.Inc() }
