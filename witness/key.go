@@ -88,7 +88,7 @@ func ParseKey(data []byte) (*Key, error) {
 	if raw[0] == typeEd25519 {
 		_, err = note.NewSigner(text)
 	}
-	if err != nil || raw[0] != typeEd25519 && parts[3] != fmt.Sprintf("%08x", signer.KeyHash()) {
+	if err != nil || parts[3] != strings.ToLower(parts[3]) || raw[0] != typeEd25519 && parts[3] != fmt.Sprintf("%08x", signer.KeyHash()) {
 		return nil, fmt.Errorf("key %q does not have the hash %s that it names: the file is damaged", signer.Name(), parts[3])
 	}
 	v, err := formats.NewVerifierForCosignatureV1(k.vkey)
