@@ -64,6 +64,18 @@ func Understudy(ctx context.Context) (string, error) {
 	return binary, goCommand(ctx, root, nil, "build", "-buildvcs=false", "-o", binary, "./cmd/understudy")
 }
 
+// Nested builds the program in the folder test/NAME, which has a module of its own so that it
+// uses what its dependencies chose, and returns its absolute path.
+func Nested(ctx context.Context, name string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(root, ".tools", "bin", name)
+	return binary, goCommand(ctx, filepath.Join(root, "test", name), []string{"GOFLAGS=-mod=mod"},
+		"build", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, ".")
+}
+
 // lookAtSources reads every source folder of the product. The go command notices that,
 // and repeats a test that runs the binary when a source has changed, though the test
 // imports none of it.
