@@ -52,6 +52,12 @@ e2e-trust: ## real clients that take Sigstore's trust material from a mirror alo
 	$(GO) build -buildvcs=false -tags kms -o $(BIN)/understudy-kms ./cmd/understudy
 	UNDERSTUDY_E2E_TRUST=1 $(GO) test -count=1 -timeout 10m ./test/e2etrust
 
+.PHONY: e2e-archive
+e2e-archive: ## other people's witnesses and clients of witnesses with understudy's witness
+	@$(GO) run ./test/tools omniwitness litewitness tessera-oneshot
+	@$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
+	UNDERSTUDY_E2E_ARCHIVE=1 $(GO) test -count=1 -timeout 10m ./test/e2earchive
+
 .PHONY: bench
 bench: ## measure, side by side with Tessera and, if MariaDB is there, Rekor v1
 	$(GO) run ./test/bench

@@ -30,6 +30,10 @@ type Target struct {
 	// Restart kills the witness and starts it again, at the same prefixes; nil: it cannot be.
 	Restart func(context.Context) error
 
+	// Quarantines says that a log that has signed two roots for one size gets 403 from then on:
+	// no key of it is trusted any more.
+	Quarantines bool
+
 	// Deviates says, by the name of a check, what the witness is known to do otherwise. Such a
 	// check must fail, or else it is no deviation any more.
 	Deviates map[string]string
@@ -102,7 +106,7 @@ func (c Check) Run(ctx context.Context, target *Target, log *Log) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	transport := &http.Transport{}
+	transport := &http.Transport{MaxIdleConnsPerHost: racers}
 	defer transport.CloseIdleConnections()
 	return c.run(&session{ctx: ctx, target: target, log: log, client: &http.Client{Transport: transport}})
 }
@@ -208,6 +212,23 @@ func (s *session) holds(size uint64) error {
 		return fmt.Errorf("afterwards: %w", err)
 	}
 	return nil
+}
+
+// forked submits another root for the size that the witness knows, which is refused. It is the
+// last thing to do with the log, unless it is done again.
+func (s *session) forked(size uint64, statuses ...int) error {
+	for i := range 3 { // what was refused is not known better the next time
+		if s.target.Quarantines && i > 0 {
+			statuses = []int{403}
+		}
+		if err := s.refuse(s.log.Fork().Request(size, size).String(), statuses...); err != nil {
+			return err
+		}
+	}
+	if s.target.Quarantines {
+		return s.refuse(s.log.Request(size, size+1).String(), 403)
+	}
+	return s.holds(size)
 }
 
 // refuseEach has the witness cosign size 5 and then refuse every body; none may have an effect,

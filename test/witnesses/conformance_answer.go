@@ -3,10 +3,8 @@ package witnesses
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"net/http/httptrace"
 	"strings"
-	"sync"
 )
 
 // answerChecks are about the answer to a good request, and what must be durable before it.
@@ -60,7 +58,7 @@ func answerChecks() []Check {
 				err := errors.Join(
 					s.reach(3, 5),
 					s.refuse("no request"),
-					s.refuse(s.log.Fork().Request(5, 5).String(), 422),
+					s.refuse(s.log.Fork().Request(5, 8).String(), 422),
 					s.holds(5),
 					s.reachFrom(5, 8),
 				)
@@ -104,158 +102,4 @@ func needsKey(kind byte) func(*Target) string {
 		}
 		return fmt.Sprintf("it has no key of type %#02x", kind)
 	}
-}
-
-// racers is how many requests are under way at the same time.
-const racers = 64
-
-// step is a size that was cosigned after another.
-type step struct {
-	old, size uint64
-	log       *Log
-}
-
-// concurrencyChecks are about requests at the same time.
-func concurrencyChecks() []Check {
-	const atomically = "Note that checking the old size against the latest checkpoint and persisting the new checkpoint must be performed atomically"
-	return []Check{
-		{Name: "race of proofs", Spec: atomically, run: func(s *session) error {
-			if err := s.reach(5); err != nil {
-				return err
-			}
-			won, err := s.race(func(i int) (step, error) { return s.try(step{5, 6 + uint64(i), s.log}) })
-			if err == nil && len(won) != 1 {
-				err = fmt.Errorf("want 1 that was cosigned, got %d", len(won))
-			}
-			if err != nil {
-				return err
-			}
-			return s.holds(won[0].size)
-		}},
-		{Name: "race of first checkpoints", Spec: atomically, run: func(s *session) error {
-			fork := s.log.Fork()
-			won, err := s.race(func(i int) (step, error) {
-				log := s.log
-				if i%2 == 1 {
-					log = fork
-				}
-				return s.try(step{0, 1 + uint64(i), log})
-			})
-			if err == nil && len(won) != 1 {
-				err = fmt.Errorf("want 1 that was cosigned, got %d", len(won))
-			}
-			if err != nil {
-				return err
-			}
-			s.log = won[0].log
-			return s.holds(won[0].size)
-		}},
-		{Name: "race of retries", Spec: atomically, run: func(s *session) error {
-			var mu sync.Mutex
-			var steps []step
-			if _, err := s.race(func(i int) (step, error) {
-				old, size := uint64(0), 1+uint64(i)
-				for old <= size {
-					done, err := s.try(step{old, size, s.log})
-					if stale := new(staleError); errors.As(err, stale) {
-						old = uint64(*stale)
-						continue
-					}
-					if err == nil && done.size > 0 {
-						mu.Lock()
-						steps = append(steps, done)
-						mu.Unlock()
-					}
-					return step{}, err
-				}
-				return step{}, nil // overtaken
-			}); err != nil {
-				return err
-			}
-			if err := isPath(steps); err != nil {
-				return err
-			}
-			return s.holds(racers)
-		}},
-	}
-}
-
-// staleError is the size of a 409.
-type staleError uint64
-
-func (e staleError) Error() string { return fmt.Sprintf("409 with size %d", uint64(e)) }
-
-// try submits a step. A 409 is a staleError.
-func (s *session) try(t step) (step, error) {
-	request := t.log.Request(t.old, t.size)
-	answer, err := s.post(request.String())
-	if err != nil {
-		return step{}, err
-	}
-	switch answer.Status {
-	case http.StatusOK:
-		return t, nil
-	case http.StatusConflict:
-		var known uint64
-		if _, err := fmt.Sscanf(answer.Body, "%d\n", &known); err != nil {
-			return step{}, fmt.Errorf("409 with %q", answer.Body)
-		}
-		if err := conflicting(answer, known); err != nil {
-			return step{}, err
-		}
-		if known == t.old {
-			return step{}, fmt.Errorf("409 with the size that was sent, %d", known)
-		}
-		return step{}, staleError(known)
-	}
-	return step{}, fmt.Errorf("from %d to %d: got %v", t.old, t.size, answer)
-}
-
-// race runs 64 at the same time. It returns the steps that were cosigned; that one comes too
-// late is no error.
-func (s *session) race(run func(i int) (step, error)) ([]step, error) {
-	steps, errs := make([]step, racers), make([]error, racers)
-	start := make(chan struct{})
-	var running sync.WaitGroup
-	for i := range racers {
-		running.Go(func() {
-			<-start
-			if steps[i], errs[i] = run(i); errors.As(errs[i], new(staleError)) {
-				errs[i] = nil
-			}
-		})
-	}
-	close(start)
-	running.Wait()
-	var won []step
-	for _, step := range steps {
-		if step.size > 0 {
-			won = append(won, step)
-		}
-	}
-	return won, errors.Join(errs...)
-}
-
-// isPath returns an error unless each step began where another one ended, from 0 to the
-// number of racers, so that no size was left twice.
-func isPath(steps []step) error {
-	next := map[uint64]uint64{}
-	for _, step := range steps {
-		if size, twice := next[step.old]; twice {
-			return fmt.Errorf("cosigned from %d both to %d and to %d", step.old, size, step.size)
-		}
-		next[step.old] = step.size
-	}
-	at, n := uint64(0), 0
-	for ; at < racers; n++ {
-		size, ok := next[at]
-		if !ok || size <= at {
-			return fmt.Errorf("cosigned size %d, and then no larger one", at)
-		}
-		at = size
-	}
-	if n != len(steps) {
-		return fmt.Errorf("%d of the cosigned sizes are on no path from 0 to %d", len(steps)-n, at)
-	}
-	return nil
 }

@@ -62,8 +62,8 @@ func monitorChecks() []Check {
 				}
 				if err := errors.Join(
 					s.refuse(s.log.Fork().Request(5, 8).String(), 422),
-					s.refuse(s.log.Fork().Request(5, 5).String(), 422),
 					s.refuse(s.log.Request(3, 9).String(), 409),
+					s.forked(5, 422),
 				); err != nil {
 					return err
 				}

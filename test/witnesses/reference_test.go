@@ -239,7 +239,7 @@ func (r *reference) advance(log *Log, oldSize uint64, next state, hashes [][]byt
 	}
 	next.checkpoint += answer.String()
 	if r.is("race") {
-		time.Sleep(time.Millisecond)
+		time.Sleep(5 * time.Millisecond)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 	}
