@@ -282,10 +282,28 @@ func (m *Mirror) newer(ctx context.Context, s *storage.State, c *trust.Checkpoin
 	if err != nil {
 		return err
 	}
+	known, behind := m.Behind()
 	if err := m.advance(c, next, consistency, precedes); err != nil {
 		return err
 	}
 	m.proof, _ = tree.(*upstreamTree)
+	if behind && m.shard != nil { // no tiles tie what was known before to it
+		return m.linkRemembered(ctx, tree, known)
+	}
+	return nil
+}
+
+// linkRemembered ties the checkpoint that was believed before an older database was restored to
+// the pending one.
+func (m *Mirror) linkRemembered(ctx context.Context, tree signedTree, known storage.Checkpoint) error {
+	proof, err := tree.consistencyFrom(ctx, known.Size)
+	if err != nil {
+		return err
+	}
+	known.Source = "memory, after the database was restored"
+	if err := m.tree.Link(known, proof); err != nil && !errors.Is(err, storage.ErrInconsistent) {
+		return &storageError{err}
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
 )
@@ -52,4 +53,26 @@ func (m *Mirror) ShardKeys() []trust.Key {
 		return nil
 	}
 	return []trust.Key{m.shard.key}
+}
+
+// Shard returns the tree ID of a shard of a Rekor v1 service, and the virtual index of its first
+// entry; zeros for other logs.
+func (m *Mirror) Shard() (treeID, start uint64) {
+	if m.shard == nil {
+		return 0, 0
+	}
+	return m.shard.treeID, m.shard.start()
+}
+
+// Promise reads what a shard promised about an entry (its signed entry timestamp) out of its
+// receipt; signature is nil if it promised nothing.
+func (m *Mirror) Promise(receipt []byte) (integratedTime int64, logID string, signature []byte, err error) {
+	if m.shard == nil {
+		return 0, "", nil, nil
+	}
+	var e rekor.Entry
+	if err := decodeReceipt(&e, receipt); err != nil {
+		return 0, "", nil, err
+	}
+	return e.IntegratedTime, m.shard.logID, e.SET, nil
 }

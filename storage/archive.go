@@ -31,12 +31,19 @@ const (
 	RelationUnproven                    // no proof is held: see Tree.Recall
 )
 
+var relationNames = [...]string{"first", "extends", "same", "precedes", "contradicts", "unproven"}
+
 func (r Relation) String() string {
-	names := [...]string{"first", "extends", "same", "precedes", "contradicts", "unproven"}
-	if int(r) < len(names) {
-		return names[r]
+	if int(r) < len(relationNames) {
+		return relationNames[r]
 	}
 	return fmt.Sprintf("relation %d", byte(r))
+}
+
+// ParseRelation returns the relation of a name.
+func ParseRelation(name string) (r Relation, ok bool) {
+	i := slices.Index(relationNames[:], name)
+	return Relation(max(i, 0)), i >= 0
 }
 
 // ArchiveRow is one row of the archive.
@@ -315,7 +322,7 @@ func (t *Tree) record(b *pebble.Batch, s *State) error {
 	if err := errors.Join(b.Set(t.id.head(), encodeState(s), nil), t.db.commit(b)); err != nil {
 		return err
 	}
-	if s.archived != t.State().archived {
+	if s.archived != t.State().archived || s.Pending.ref() != t.State().Pending.ref() {
 		t.publish(s)
 	}
 	return nil
@@ -413,18 +420,51 @@ func (t *Tree) Recall(c Checkpoint) (err error) {
 	}
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
-	if s.archived.rows > 0 {
-		if err := t.append(b, &s, c, nil, RelationUnproven); err != nil {
-			return err
-		}
-		if err := b.Set(t.id.checkpoint(c.Head, c.textHash()), encodeCheckpoint(c), nil); err != nil {
-			return err
-		}
-	} else if err := t.archive(b, &s, &c, nil); err != nil {
+	_, err = t.db.get(t.id.checkpoint(c.Head, c.textHash()))
+	if errors.Is(err, pebble.ErrNotFound) && s.archived.rows > 0 {
+		err = t.append(b, &s, c, nil, RelationUnproven)
+		err = errors.Join(err, b.Set(t.id.checkpoint(c.Head, c.textHash()), encodeCheckpoint(c), nil))
+	} else { // the first one, or one that RestoreArchive has put back
+		err = t.archive(b, &s, &c, nil)
+	}
+	if err != nil {
 		return err
 	}
 	s.Pending = c
 	return t.record(b, &s)
+}
+
+// RestoreArchive appends a row that the archive had before an older database was restored, as an
+// evidence pack has it. It must be the next one; the tree does not move.
+func (t *Tree) RestoreArchive(row ArchiveRow) (err error) {
+	defer t.db.recoverFatal(&err)
+	t.write.Lock()
+	defer t.write.Unlock()
+	s, c := *t.State(), row.Checkpoint
+	if row.Number != s.archived.rows+1 || row.Previous != s.archived.last {
+		return fmt.Errorf("restore row %d of the archive of %q: it does not follow row %d that is held", row.Number, t.origin, s.archived.rows)
+	}
+	key := t.id.checkpoint(c.Head, c.textHash())
+	if _, err := t.db.get(key); err == nil {
+		return fmt.Errorf("restore row %d of the archive of %q: its checkpoint has another row already", row.Number, t.origin)
+	} else if !errors.Is(err, pebble.ErrNotFound) {
+		return t.db.readError(key, checkpointPlace(c.Size), err)
+	}
+	b := t.db.pebble.NewBatch()
+	defer b.Close()
+	first, last := row.ends()
+	if row.proven() && verifyPrecedes(first, last, row.Proof) == nil {
+		if err := t.link(b, first, last, row.Proof); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(t.append(b, &s, c, row.Proof, row.Relation), b.Set(key, encodeCheckpoint(c), nil)); err != nil {
+		return err
+	}
+	if err := t.record(b, &s); err != nil {
+		return err
+	}
+	return t.Cosigned(c, row.Cosignatures)
 }
 
 // Quarantine keeps the evidence and closes the tree for changes. The first evidence

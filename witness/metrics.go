@@ -9,15 +9,19 @@ import (
 	"github.com/understudy-log/understudy/storage"
 )
 
-type metrics struct {
+// Metrics are those of one Witness.
+type Metrics struct {
+	factory      promauto.Factory
 	requests     *prometheus.CounterVec
 	cosignatures *prometheus.CounterVec
 	contradicted prometheus.Counter
 }
 
-func newMetrics(w *Witness, r prometheus.Registerer) *metrics {
+// NewMetrics registers the metrics of a Witness; r may be nil.
+func NewMetrics(r prometheus.Registerer) *Metrics {
 	f := promauto.With(r)
-	m := &metrics{
+	m := &Metrics{
+		factory: f,
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "understudy_witness_requests_total",
 			Help: "Requests to add a checkpoint, by what became of them.",
@@ -31,11 +35,20 @@ func newMetrics(w *Witness, r prometheus.Registerer) *metrics {
 			Help: "Checkpoints that were pushed here and contradict what their log signed before.",
 		}),
 	}
-	f.NewGaugeFunc(prometheus.GaugeOpts{
+	for why := UnknownOrigin; why <= Unavailable; why++ {
+		m.requests.WithLabelValues(why.String())
+	}
+	m.requests.WithLabelValues("cosigned")
+	return m
+}
+
+// watch registers what is asked of the witness.
+func (m *Metrics) watch(w *Witness) {
+	m.factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "understudy_witness_logs",
 		Help: "Logs whose checkpoints are cosigned.",
 	}, func() float64 { return float64(len(w.origins())) })
-	f.NewGaugeFunc(prometheus.GaugeOpts{
+	m.factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "understudy_witness_quarantined_logs",
 		Help: "Logs that get no cosignature, because they signed two irreconcilable checkpoints.",
 	}, func() float64 {
@@ -48,14 +61,9 @@ func newMetrics(w *Witness, r prometheus.Registerer) *metrics {
 		})
 		return float64(n)
 	})
-	for why := UnknownOrigin; why <= Unavailable; why++ {
-		m.requests.WithLabelValues(why.String())
-	}
-	m.requests.WithLabelValues("cosigned")
-	return m
 }
 
-func (m *metrics) answered(err error) {
+func (m *Metrics) answered(err error) {
 	result := "cosigned"
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		result = refusal.Why.String()
@@ -65,7 +73,7 @@ func (m *metrics) answered(err error) {
 	m.requests.WithLabelValues(result).Inc()
 }
 
-func (m *metrics) cosigned(by storage.Cosigner) {
+func (m *Metrics) cosigned(by storage.Cosigner) {
 	name := "witness"
 	if by == storage.CosignerMirror {
 		name = "mirror"
@@ -73,4 +81,4 @@ func (m *metrics) cosigned(by storage.Cosigner) {
 	m.cosignatures.WithLabelValues(name).Inc()
 }
 
-func (m *metrics) evidence() { m.contradicted.Inc() }
+func (m *Metrics) evidence() { m.contradicted.Inc() }

@@ -21,10 +21,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/understudy-log/understudy/storage"
 )
@@ -47,8 +46,8 @@ type Config struct {
 	Find     func(origin string) (Log, bool)
 	Mirrored func() []Log
 
-	Logger     *slog.Logger          // nil discards
-	Registerer prometheus.Registerer // nil counts nothing
+	Logger  *slog.Logger // nil discards
+	Metrics *Metrics     // nil counts nothing
 }
 
 // Log is a log whose checkpoints are cosigned.
@@ -72,7 +71,7 @@ type Log struct {
 type Witness struct {
 	cfg     Config
 	logger  *slog.Logger
-	metrics *metrics
+	metrics *Metrics
 	logs    sync.Map // *watched by origin
 	hashes  sync.Map // origin by origin hash
 }
@@ -112,8 +111,11 @@ func New(cfg Config) (*Witness, error) {
 	if cfg.Mirrored == nil {
 		cfg.Mirrored = func() []Log { return nil }
 	}
-	w := &Witness{cfg: cfg, logger: cfg.Logger}
-	w.metrics = newMetrics(w, cfg.Registerer)
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(nil)
+	}
+	w := &Witness{cfg: cfg, logger: cfg.Logger, metrics: cfg.Metrics}
+	w.metrics.watch(w)
 	return w, nil
 }
 
@@ -195,7 +197,15 @@ func (w *Witness) Cosignatures(origin string, c storage.Checkpoint) []byte {
 	return linesOf(cosigned.Raw, w.cfg.MirrorKeys)
 }
 
-// Origins returns the origins that were asked for or added so far.
+// VKeys returns the verifier keys of the witness and of the mirror.
+func (w *Witness) VKeys() (keys []string) {
+	for _, k := range slices.Concat(w.cfg.Keys, w.cfg.MirrorKeys) {
+		keys = append(keys, k.VKey())
+	}
+	return keys
+}
+
+// origins returns the origins that were asked for or added so far.
 func (w *Witness) origins() (origins []string) {
 	w.logs.Range(func(origin, _ any) bool {
 		origins = append(origins, origin.(string))

@@ -42,6 +42,7 @@ type Key struct {
 
 	public crypto.PublicKey // nil for a verifier key
 	vkey   note.Verifier    // set for a verifier key, whose name and key ID are fixed
+	text   string           // of a verifier key
 }
 
 // ParseKey reads one public key: a C2SP verifier key line (Ed25519 or ECDSA), or a
@@ -60,7 +61,7 @@ func ParseKey(data []byte) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("parse public key: %w; want a PEM block PUBLIC KEY or one line name+0123abcd+base64", err)
 	}
-	return Key{Name: v.Name(), vkey: v}, nil
+	return Key{Name: v.Name(), vkey: v, text: string(data)}, nil
 }
 
 func parsePEM(data []byte) (crypto.PublicKey, error) {
@@ -145,6 +146,14 @@ func (k Key) SPKI() []byte {
 		return nil // of a type that supported refuses
 	}
 	return der
+}
+
+// Text returns the key as ParseKey reads it: a verifier key, or PEM.
+func (k Key) Text() string {
+	if k.vkey != nil {
+		return k.text
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: k.SPKI()}))
 }
 
 // verifier returns what verifies the signature lines of k under a checkpoint of
