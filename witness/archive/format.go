@@ -206,11 +206,9 @@ func (t Time) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads the one form of a time.
-func (t *Time) UnmarshalJSON(b []byte) error {
-	var text string
-	if err := json.Unmarshal(b, &text); err != nil {
-		return err
-	}
+func (t *Time) UnmarshalJSON(b []byte) error { return unmarshalText(b, t.parse) }
+
+func (t *Time) parse(text string) error {
 	v, err := time.Parse(timeLayout, text)
 	if err != nil || v.Format(timeLayout) != text {
 		return fmt.Errorf("%q is not a time in the form %s", text, timeLayout)
@@ -228,11 +226,9 @@ func (h Hex) String() string { return fmt.Sprintf("%x", h[:]) }
 func (h Hex) MarshalJSON() ([]byte, error) { return json.Marshal(h.String()) }
 
 // UnmarshalJSON reads lower-case hexadecimal.
-func (h *Hex) UnmarshalJSON(b []byte) error {
-	var text string
-	if err := json.Unmarshal(b, &text); err != nil {
-		return err
-	}
+func (h *Hex) UnmarshalJSON(b []byte) error { return unmarshalText(b, h.parse) }
+
+func (h *Hex) parse(text string) error {
 	raw, err := hex.DecodeString(text)
 	if err != nil || len(raw) != len(h) || text != strings.ToLower(text) {
 		return fmt.Errorf("%.80q is not a hash in hexadecimal", text)
@@ -250,17 +246,24 @@ func (h Base64) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON reads base64, canonically.
-func (h *Base64) UnmarshalJSON(b []byte) error {
-	var text string
-	if err := json.Unmarshal(b, &text); err != nil {
-		return err
-	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != len(h) || strings.ContainsAny(text, "\r\n") {
+func (h *Base64) UnmarshalJSON(b []byte) error { return unmarshalText(b, h.parse) }
+
+func (h *Base64) parse(text string) error {
+	raw, err := decodeBase64(text)
+	if err != nil || len(raw) != len(h) {
 		return fmt.Errorf("%.80q is not a hash in base64", text)
 	}
 	*h = Base64(raw)
 	return nil
+}
+
+// unmarshalText hands the text of a JSON string to parse.
+func unmarshalText(b []byte, parse func(string) error) error {
+	var text string
+	if err := json.Unmarshal(b, &text); err != nil {
+		return err
+	}
+	return parse(text)
 }
 
 func base64s(hashes []storage.Hash) []Base64 {
