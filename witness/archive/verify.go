@@ -1,0 +1,216 @@
+package archive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/understudy-log/understudy/log/rekor"
+)
+
+// Input is a pack to verify: a file, and what messages call it.
+type Input struct {
+	Name string
+	File io.ReaderAt
+	Size int64
+}
+
+// Options say whom Verify believes. Nothing in a pack is believed about that.
+type Options struct {
+	// Log returns what verifies the signatures of the log of an origin; nil if no key is trusted
+	// for it, which is an error.
+	Log func(origin string) *LogKeys
+	// Makers are verifier keys of type 1 that somebody vouched for. A pack that is signed by none of
+	// them is an error, unless all are named like logs of which the packs have checkpoints: those
+	// may be meant for the logs.
+	Makers []string
+	// Cosigners are verifier keys (of types 4 and 6) of cosigners that somebody vouched for: the
+	// report says how many cosignatures are theirs.
+	Cosigners []string
+	// Timestamp verifies the answer of a time-stamping authority about a digest, and returns its
+	// time and who signed it. The error is ErrNoAuthority if no certificate is trusted for it. Nil
+	// trusts none.
+	Timestamp func(response []byte, digest [32]byte) (at time.Time, signer string, err error)
+}
+
+// ErrNoAuthority says that no certificate is trusted for a time-stamp.
+var ErrNoAuthority = errors.New("no certificate is trusted for this time-stamp")
+
+// LogKeys verify what a log signed, and may be called by several at a time.
+type LogKeys struct {
+	// Checkpoint verifies a checkpoint of the log: each signature line that has the name and ID of a
+	// key is good, and there is one.
+	Checkpoint func(raw []byte) error
+	// SET verifies a signed entry timestamp with the key that it names.
+	SET func(e *rekor.Entry) error
+}
+
+// Report is what packs show. If Errors is empty, all that docs/evidence.md calls proven is.
+type Report struct {
+	Packs    []Summary `json:"packs"`
+	Findings []Remark  `json:"findings"`
+	Errors   []Remark  `json:"errors"`
+	// FurtherFindings and FurtherErrors were left out, beyond the first hundred.
+	FurtherFindings int `json:"further_findings"`
+	FurtherErrors   int `json:"further_errors"`
+}
+
+// Good says whether all verifies.
+func (r *Report) Good() bool { return len(r.Errors) == 0 }
+
+// Remark is a sentence about a pack, or a place in it.
+type Remark struct {
+	Pack  string `json:"pack"`
+	Place string `json:"place,omitempty"` // a file, and maybe the row or line in it
+	Text  string `json:"text"`
+}
+
+func (r Remark) String() string {
+	if r.Place == "" {
+		return r.Pack + ": " + r.Text
+	}
+	return r.Pack + ": " + r.Place + ": " + r.Text
+}
+
+// Summary is what one pack has. Everything but Manifest and Bytes is empty if its manifest cannot be read.
+type Summary struct {
+	Name     string   `json:"name"`
+	Bytes    int64    `json:"bytes"`
+	Manifest Hex      `json:"manifest_sha256"`
+	Number   uint64   `json:"number"`
+	Period   Period   `json:"period"`
+	Built    Time     `json:"built"`
+	Archive  Identity `json:"archive"`
+	// Vouched says that the archive key is among those that were given.
+	Vouched bool `json:"archive_key_vouched"`
+	// Stamped is the time of the time-stamp, if it was verified, and Signer who gave it.
+	Stamped *Time        `json:"time_stamp"`
+	Signer  string       `json:"time_stamp_signer"`
+	Notes   []string     `json:"notes"`
+	Logs    []LogSummary `json:"logs"`
+	Entries uint64       `json:"entries"`
+	Wanted  uint64       `json:"wanted"`
+	Outages uint64       `json:"outages"`
+}
+
+// LogSummary is what a pack has of one log.
+type LogSummary struct {
+	Origin      string `json:"origin"`
+	Name        string `json:"name"`
+	Coverage    string `json:"coverage"`
+	Rows        Rows   `json:"rows"`
+	Checkpoints uint64 `json:"checkpoints"`
+	// Unproven are those that are not proven to be consistent with the others: the relation is
+	// unproven or contradicts.
+	Unproven uint64 `json:"unproven"`
+	Before   *Head  `json:"before"`
+	After    *Head  `json:"after"`
+	// Cosignatures are those that verify, CosignaturesVouched those of them whose key was given.
+	Cosignatures        uint64 `json:"cosignatures"`
+	CosignaturesVouched uint64 `json:"cosignatures_vouched"`
+	Quarantined         bool   `json:"quarantined"`
+}
+
+// maxRemarks is how many findings and how many errors a report names.
+const maxRemarks = 100
+
+// Verify verifies packs that follow each other, in the order of their numbers, as docs/evidence.md
+// says. It goes on after an error where that makes sense. The error is that of reading a pack, or of
+// ctx: what does not verify is in the report.
+func Verify(ctx context.Context, inputs []Input, o Options) (*Report, error) {
+	v := &verification{o: o, logs: map[string]*LogKeys{}, rows: map[string]bool{}}
+	packs := []Summary{}
+	var before *pack
+	for i, in := range inputs {
+		p, err := v.pack(ctx, in)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", in.Name, err)
+		}
+		if p.read {
+			p.follows(before, i == 0)
+		}
+		packs = append(packs, p.summary)
+		v.join(&p.remarks)
+		// What is compared with the next one is small: the list of files is not.
+		p.m.Files, p.offsets, p.index, p.used = nil, nil, nil, nil
+		before = p
+	}
+	v.makers(packs)
+	return &Report{packs, append([]Remark{}, v.findings...), append([]Remark{}, v.errors...), v.furtherFindings, v.furtherErrors}, nil
+}
+
+// verification is one call of Verify.
+type verification struct {
+	remarks
+	o    Options
+	logs map[string]*LogKeys // by origin
+	rows map[string]bool     // origins of which there are rows
+}
+
+// log returns the keys of an origin, which are asked for once.
+func (v *verification) log(origin string) *LogKeys {
+	keys, ok := v.logs[origin]
+	if !ok && v.o.Log != nil {
+		keys = v.o.Log(origin)
+		v.logs[origin] = keys
+	}
+	return keys
+}
+
+// makers says of each pack who is known to have made it.
+func (v *verification) makers(packs []Summary) {
+	told := slices.DeleteFunc(slices.Clone(v.o.Makers), func(key string) bool {
+		name, _, _ := cutKey(key)
+		return v.rows[name]
+	})
+	for i := range packs {
+		s := &packs[i]
+		v.remarks.pack = s.Name
+		switch {
+		case s.Number == 0: // it could not be read
+		case slices.Contains(v.o.Makers, s.Archive.Key):
+			s.Vouched = true
+		case len(told) > 0:
+			v.errorf(manifestFile, "the pack is signed with the archive key %q, which is none of those that were given", s.Archive.Key)
+		default:
+			v.findingf(manifestFile, "nobody vouched for the archive key %q: it is not known who made the pack", s.Archive.Key)
+		}
+	}
+}
+
+// remarks gathers what is said of one pack, or of a part of it.
+type remarks struct {
+	pack                           string
+	findings, errors               []Remark
+	furtherFindings, furtherErrors int
+}
+
+func (r *remarks) findingf(place, format string, args ...any) {
+	if len(r.findings) == maxRemarks {
+		r.furtherFindings++
+		return
+	}
+	r.findings = append(r.findings, Remark{r.pack, place, fmt.Sprintf(format, args...)})
+}
+
+func (r *remarks) errorf(place, format string, args ...any) {
+	if len(r.errors) == maxRemarks {
+		r.furtherErrors++
+		return
+	}
+	r.errors = append(r.errors, Remark{r.pack, place, fmt.Sprintf(format, args...)})
+}
+
+// join moves what others said behind what r says.
+func (r *remarks) join(other *remarks) {
+	move := func(to *[]Remark, further *int, from []Remark, more int) {
+		n := min(len(from), maxRemarks-len(*to))
+		*to = append(*to, from[:n]...)
+		*further += len(from) - n + more
+	}
+	move(&r.findings, &r.furtherFindings, other.findings, other.furtherFindings)
+	move(&r.errors, &r.furtherErrors, other.errors, other.furtherErrors)
+}

@@ -1,0 +1,337 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// newChain makes three packs that follow each other and have everything that packs have. The last log
+// appears in the second one.
+func newChain(t testing.TB) *testWorld {
+	w := newTestWorld(t)
+	v1, tiles := newTestLog(v1Origin, "logs/rekor", "pinned", 40), newTestLog(tilesOrigin, "logs/tiles", "full", 40)
+	w.logs = []*testLog{tiles, v1}
+	other := func(h Head) Head { return Head{h.Size, Base64{1}} }
+
+	p := w.pack()
+	p.grow(v1, 5, 0, 1)
+	p.grow(v1, 8)
+	p.row(v1, v1.note(v1.head(8), "extension"), v1.head(8), "same", []Base64{}, 0)
+	p.row(v1, v1.note(v1.head(3)), v1.head(3), "precedes", v1.proof(3, 8))
+	p.row(v1, v1.note(v1.head(20)), v1.head(20), "unproven", []Base64{})
+	p.row(v1, v1.note(v1.head(6)), v1.head(6), "unproven", []Base64{})
+	p.row(v1, v1.note(other(v1.head(20))), other(v1.head(20)), "contradicts", []Base64{})
+	p.grow(v1, 21)
+	p.grow(tiles, 0)
+	p.grow(tiles, 9, 1)
+	p.row(tiles, tiles.note(tiles.head(0), "again"), tiles.head(0), "precedes", []Base64{})
+	p.entry(v1, 2, 21)
+	p.entry(v1, 4, 5)
+	p.entry(tiles, 0, 1)
+	p.answers = []Answer{
+		{Wanted{Digest: "sha256:00"}, []Found{{"entries/000001"}, {"entries/000002"}}, "all of it", true},
+		{Wanted{Index: "4", Log: v1Origin}, []Found{{"entries/000002"}, {"entries/000003"}}, "some of it", false},
+		{Wanted{Identity: "nobody@example.com"}, []Found{}, "all of it", true},
+	}
+	p.outages = []Outage{{"", "stopped", at(110), &Time{at(120).Time}, "an update"}, {v1Origin, "unreachable", at(90), nil, "no route"}}
+	p.done()
+
+	late := newTestLog(lateOrigin, "logs/late", "witnessed", 40)
+	w.logs = append(w.logs, late)
+	p = w.pack()
+	p.grow(v1, 22, 0)
+	p.grow(late, 1)
+	p.grow(late, 2)
+	p.entry(tiles, 8, 9)
+	p.answers = []Answer{{Wanted{UUID: "1"}, []Found{{"entries/000001"}}, "all of it", true}}
+	p.raw["logs/late/evidence/first.txt"], p.raw["logs/late/evidence/second.txt"] = late.note(late.head(30)), late.note(other(late.head(12)))
+	root := late.head(12).Root
+	p.log(lateOrigin).Quarantine = &Quarantine{"it forked", at(250), "logs/late/evidence/first.txt", "logs/late/evidence/second.txt", &root, late.proof(12, 30)}
+	p.done()
+
+	p = w.pack()
+	p.grow(tiles, 30)
+	p.stamp = Time{}
+	p.m.Authority = ""
+	p.done()
+	return w
+}
+
+func (w *testWorld) encoded() (packs [][]byte) {
+	for _, p := range w.packs {
+		packs = append(packs, p.encoded)
+	}
+	return packs
+}
+
+func texts(list []Remark) string {
+	var b strings.Builder
+	for _, r := range list {
+		fmt.Fprintln(&b, r)
+	}
+	return b.String()
+}
+
+func TestVerify(t *testing.T) {
+	w := newChain(t)
+	r := w.verify(w.encoded()...)
+	if !r.Good() || r.FurtherErrors != 0 {
+		t.Fatalf("errors: %s", texts(r.Errors))
+	}
+	want := []string{
+		`row 5: that the tree of size 20 is consistent with that of size 8 is not proven`,
+		`row 6: that the tree of size 6 is consistent with that of size 20 is not proven`,
+		`row 7: the log contradicts itself`,
+		`not all was looked through for index "4"`,
+		`identity "nobody@example.com" was not found`,
+		`nothing was seen of all logs from`,
+		`nothing was seen of "` + v1Origin + `"`,
+		`quarantine of "later.example": the log contradicted itself`,
+		`the pack has no time-stamp: only its maker says`,
+	}
+	for i, text := range want {
+		if i >= len(r.Findings) || !strings.Contains(r.Findings[i].String(), text) {
+			t.Fatalf("finding %d: want %q in\n%s", i, text, texts(r.Findings))
+		}
+	}
+	if len(r.Findings) != len(want) {
+		t.Errorf("findings: %s", texts(r.Findings))
+	}
+	for i, s := range r.Packs {
+		if s.Number != uint64(i+1) || !s.Vouched || s.Bytes != int64(len(w.packs[i].encoded)) || s.Manifest != Hex(w.packs[i].manifest) || (s.Stamped == nil) != (i == 2) {
+			t.Errorf("pack %d: %+v", i+1, s)
+		}
+	}
+	first := r.Packs[0]
+	if first.Entries != 3 || first.Wanted != 3 || first.Outages != 2 || first.Signer != "the authority" || !first.Stamped.Equal(at(202).Truncate(time.Second)) {
+		t.Errorf("first: %+v", first)
+	}
+	if l := first.Logs[1]; l.Origin != v1Origin || l.Checkpoints != 8 || l.Unproven != 3 || l.Cosignatures != 3 || l.CosignaturesVouched != 2 || l.Before != nil || l.After.Size != 21 || l.Quarantined {
+		t.Errorf("log: %+v", l)
+	}
+	if l := r.Packs[1].Logs[0]; l.Origin != lateOrigin || !l.Quarantined {
+		t.Errorf("log: %+v", l)
+	}
+	if _, err := json.Marshal(r); err != nil {
+		t.Error(err)
+	}
+}
+
+// refused holds that packs are refused for one reason, and for no other.
+func refused(t *testing.T, r *Report, reason string) {
+	t.Helper()
+	if len(r.Errors) != 1 || !strings.Contains(r.Errors[0].String(), reason) {
+		t.Errorf("want one error with %q, got %d:\n%s", reason, len(r.Errors), texts(r.Errors))
+	}
+}
+
+func TestChain(t *testing.T) {
+	w := newChain(t)
+	e := w.encoded()
+	for _, c := range []struct {
+		packs  [][]byte
+		reason string
+	}{
+		{[][]byte{e[0], e[2]}, "pack 3 was given after pack 1"},
+		{[][]byte{e[0], e[0]}, "pack 1 was given after pack 1"},
+		{[][]byte{e[1], e[0]}, "pack 1 was given after pack 2"},
+		{[][]byte{e[1], e[1], e[2]}, "pack 2 was given after pack 2"},
+	} {
+		refused(t, w.verify(c.packs...), c.reason)
+	}
+	for from := range e {
+		r := w.verify(e[from:]...)
+		said := strings.Contains(texts(r.Findings), fmt.Sprintf("the packs before number %d were not given", from+1))
+		if !r.Good() || said != (from > 0) {
+			t.Errorf("from pack %d on: %s%s", from+1, texts(r.Errors), texts(r.Findings))
+		}
+	}
+	r := w.verify(e[0], []byte("no pack"), e[2])
+	if s := texts(r.Errors); !strings.Contains(s, "pack2.tar: it ends after 7 bytes") || !strings.Contains(s, "pack3.tar: manifest.json: the pack cannot be compared") || len(r.Packs) != 3 {
+		t.Error(s)
+	}
+
+	// The same packs, made again with one thing that the next pack does not go on with.
+	for reason, lie := range map[string]func(p *testPack){
+		"names 00":                              func(p *testPack) { p.m.Previous.Hash = Hex{} },
+		"the period begins at 2026-03-01T03:21": func(p *testPack) { p.m.Period.From = at(201) },
+		"begin with 8, and those of the pack before ended with 8": func(p *testPack) {
+			l := p.log(v1Origin)
+			l.Rows, p.rows[l.Folder][0].Row = Rows{8, 8}, 8
+			name := p.rows[l.Folder][0].Checkpoint
+			p.rows[l.Folder][0].Checkpoint = strings.Replace(name, "0009", "0008", 1)
+			p.raw[p.rows[l.Folder][0].Checkpoint] = p.raw[name]
+			delete(p.raw, name)
+		},
+		"is not what the pack before ended with": func(p *testPack) { p.log(v1Origin).Before.RowHash = Hex{1} },
+		`log "log2030-1.rekor.example": the pack before has it, and it is missing`: func(p *testPack) {
+			p.m.Logs = slices.DeleteFunc(p.m.Logs, func(l Log) bool { return l.Origin == tilesOrigin })
+			p.answers, p.places = nil, nil
+			delete(p.raw, "entries/000001/entry.json")
+			delete(p.raw, "entries/000001/proof.txt")
+		},
+		"rows begin with 2, not with 1": func(p *testPack) {
+			l := p.log(lateOrigin)
+			l.Before = Place{Hex{1}, &Head{1, w.logs[2].head(1).Root}}
+			l.Rows.First = 2
+			delete(p.raw, p.rows[l.Folder][0].Checkpoint)
+			p.rows[l.Folder] = p.rows[l.Folder][1:]
+		},
+	} {
+		w := newChain(t)
+		lie(w.packs[1])
+		refused(t, w.verify(w.packs[0].encoded, w.packs[1].encode()), reason)
+	}
+	w = newChain(t)
+	w.packs[1].log(v1Origin).Before.Newest = &Head{8, w.logs[1].head(8).Root}
+	row := &w.packs[1].rows["logs/rekor"][0]
+	row.Proof = w.logs[1].proof(8, 22)
+	refused(t, w.verify(w.packs[0].encoded, w.packs[1].encode()), "is not what the pack before ended with")
+}
+
+func TestMakers(t *testing.T) {
+	w := newChain(t)
+	pack := w.packs[0].encoded
+	verify := func(o Options) *Report {
+		r, err := Verify(t.Context(), inputs(pack), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	o := w.options()
+	o.Makers = nil
+	if r := verify(o); !r.Good() || r.Packs[0].Vouched || !strings.Contains(texts(r.Findings), "nobody vouched for the archive key") {
+		t.Errorf("nobody vouches: %+v", r)
+	}
+	other := newTestWorld(t)
+	o.Makers = []string{other.vkey}
+	refused(t, verify(o), "which is none of those that were given")
+	o.Makers = []string{other.vkey, w.vkey}
+	if r := verify(o); !r.Good() || !r.Packs[0].Vouched {
+		t.Errorf("one of two: %s", texts(r.Errors))
+	}
+	// A key of a log does not say who made the pack, unless the pack has nothing that it signed.
+	o.Makers = []string{tilesOrigin + "+00000000+AQ=="}
+	if r := verify(o); !r.Good() || r.Packs[0].Vouched {
+		t.Errorf("key of a log: %s", texts(r.Errors))
+	}
+	o.Makers = []string{lateOrigin + "+00000000+AQ=="}
+	refused(t, verify(o), "which is none of those that were given")
+
+	// Another maker between two of the first is seen.
+	w.setMaker()
+	w.packs[1].signer, w.packs[1].m.Archive.Key = w.maker, w.vkey
+	w.packs[1].encode()
+	w.packs[2].m.Previous.Hash = Hex(w.packs[1].manifest)
+	w.packs[2].encode()
+	o.Makers = nil
+	r, err := Verify(t.Context(), inputs(w.encoded()...), o)
+	if err != nil || !r.Good() || strings.Count(texts(r.Findings), "the archive key is another one than that of the pack before") != 2 {
+		t.Errorf("%v %s", err, texts(r.Findings))
+	}
+}
+
+func TestTimestamps(t *testing.T) {
+	for _, c := range []struct {
+		lie       func(p *testPack, o *Options)
+		finding   string
+		errorText string
+	}{
+		{func(p *testPack, _ *Options) { p.stamp = Time{} }, `since "https://tsa.example.com" could not be reached`, ""},
+		{func(p *testPack, o *Options) { o.Timestamp = nil }, "was not verified: no certificate is trusted", ""},
+		{func(p *testPack, o *Options) {
+			o.Timestamp = func([]byte, [32]byte) (time.Time, string, error) {
+				return time.Time{}, "", fmt.Errorf("chain: %w", ErrNoAuthority)
+			}
+		}, "was not verified: chain: no certificate is trusted", ""},
+		{func(p *testPack, _ *Options) { p.stamp = at(150) }, "before the end of the period", ""},
+		{func(p *testPack, _ *Options) { p.token = []byte("token of another") }, "", "the time-stamp does not verify: the token is broken"},
+	} {
+		w := newChain(t)
+		o := w.options()
+		c.lie(w.packs[0], &o)
+		r, err := Verify(t.Context(), inputs(w.packs[0].encode()), o)
+		if err != nil || !strings.Contains(texts(r.Findings), c.finding) || !strings.Contains(texts(r.Errors), c.errorText) || r.Good() != (c.errorText == "") {
+			t.Errorf("want %q %q: %v\n%s%s", c.finding, c.errorText, err, texts(r.Findings), texts(r.Errors))
+		}
+	}
+}
+
+// TestEveryByteCounts flips bits and cuts.
+func TestEveryByteCounts(t *testing.T) {
+	w := newChain(t)
+	pack := w.packs[0].encoded
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 1))
+	for range 500 {
+		changed := slices.Clone(pack)
+		i := random.IntN(len(changed))
+		changed[i] ^= 1 << random.IntN(8)
+		if r := w.verify(changed); r.Good() {
+			t.Errorf("byte %d (seed %d) does not count", i, seed)
+		}
+	}
+	for range 50 {
+		i := random.IntN(len(pack))
+		if r := w.verify(pack[:i]); r.Good() {
+			t.Errorf("cut at byte %d (seed %d)", i, seed)
+		}
+	}
+	if r := w.verify(append(slices.Clone(pack), 0)); r.Good() {
+		t.Error("a byte behind the end does not count")
+	}
+}
+
+// TestReadErrors holds that a disk that fails is no pack that is wrong.
+func TestReadErrors(t *testing.T) {
+	w := newChain(t)
+	broken := errors.New("broken disk")
+	pack := w.packs[0].encoded
+	good := 0
+	for k := range 200 {
+		f := &failingFile{pack: pack, left: k, err: broken}
+		r, err := Verify(t.Context(), []Input{{"x", f, int64(len(pack))}}, w.options())
+		if err == nil {
+			if good++; !r.Good() {
+				t.Fatalf("read %d: %s", k, texts(r.Errors))
+			}
+		} else if !errors.Is(err, broken) {
+			t.Fatalf("read %d: %v", k, err)
+		}
+	}
+	if good == 0 || good == 200 {
+		t.Errorf("good %d of 200 times", good)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Verify(ctx, inputs(pack), w.options()); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+// failingFile fails after a number of reads.
+type failingFile struct {
+	mu   sync.Mutex
+	pack []byte
+	left int
+	err  error
+}
+
+func (f *failingFile) ReadAt(p []byte, off int64) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.left--; f.left < 0 {
+		return 0, f.err
+	}
+	return bytes.NewReader(f.pack).ReadAt(p, off)
+}
