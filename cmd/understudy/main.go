@@ -77,6 +77,7 @@ Exit codes of every verb:
 		newTrustCommand(),
 		newKeysCommand(),
 		newBundleCommand(),
+		newArchiveCommand(),
 		newBackupCommand(), newRestoreCommand(),
 		newVersionCommand(),
 	)

@@ -52,6 +52,11 @@ func TestScript(t *testing.T) {
 			env.Setenv("ORIGIN_HASH", mirror.OriginHash(upstream.origin))
 			env.Setenv("VKEY", upstream.vkey)
 			env.Setenv("OTHER_VKEY", upstream.otherVkey)
+			packs, err := filepath.Abs("../../witness/archive/testdata")
+			if err != nil {
+				return err
+			}
+			env.Setenv("PACKS", packs)
 			env.Setenv("HTTPS_PROXY", "http://127.0.0.1:1") // TUF is out of reach
 			for _, name := range []string{"HTTP", "GRPC", "ADMIN", "HTTP2", "GRPC2", "ADMIN2"} {
 				address, err := freeAddress()
