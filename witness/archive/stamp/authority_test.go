@@ -152,6 +152,7 @@ type tstInfo struct {
 type attribute struct {
 	Type   asn1.ObjectIdentifier
 	Values []any `asn1:"set"`
+	More   int   `asn1:"optional"`
 }
 
 // respond returns a response about the test's artifact, changed by edit.
@@ -175,7 +176,7 @@ func (a *tsa) respond(edit func(d *draft)) []byte {
 	}
 	content := append(must(asn1.Marshal(d.info)), d.afterInfo...)
 	hash, id := sha256.Sum256(content), sha256.Sum256(a.signer.Raw)
-	attributes := []attribute{{oidType, []any{oidInfo}}, {oidDigest, []any{hash[:]}}, {oidSignerV2, []any{names(id[:])}}}
+	attributes := []attribute{{oidType, []any{oidInfo}, 0}, {oidDigest, []any{hash[:]}, 0}, {oidSignerV2, []any{names(id[:])}, 0}}
 	if d.attributes != nil {
 		attributes = d.attributes(attributes)
 	}

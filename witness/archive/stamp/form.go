@@ -152,6 +152,14 @@ func parseSignedData(in cryptobyte.String) (*signedData, error) {
 	if len(d.certificates) > maxCertificates {
 		return nil, invalid("it has %d certificates, more than %d: choose another authority", len(d.certificates), maxCertificates)
 	}
+	for _, c := range d.certificates {
+		in := cryptobyte.String(c.Raw)
+		var certificate cryptobyte.String
+		if !in.ReadASN1(&certificate, tags.SEQUENCE) || !certificate.SkipASN1(tags.SEQUENCE) || !certificate.SkipASN1(tags.SEQUENCE) ||
+			!certificate.SkipASN1(tags.BIT_STRING) || !certificate.Empty() { // crypto/x509 reads no further
+			return nil, malformed("certificates: after a signature")
+		}
+	}
 	return d, d.parseSigner(signerInfo, digest)
 }
 

@@ -8,7 +8,8 @@
 //
 // Flip any bit of a response, and [Verify] refuses it, except in
 //
-//   - the text that may stand beside the status (PKIFreeText), as long as it stays UTF-8;
+//   - the text that may stand beside the status (PKIFreeText), as long as it stays UTF-8, which can
+//     be left out and repeated, too;
 //   - those certificates in it whose issuer is neither in it nor among the roots, such as a
 //     cross-certificate above the roots: there, whatever is not the subject and the key. They only
 //     help to build the chain of the signer.
@@ -207,7 +208,7 @@ func (a *Authority) unreachable(parent, ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = fmt.Errorf("no whole answer within %s", a.timeout)
 	} else if e, ok := errors.AsType[*url.Error](err); ok {
-		err = e.Err // without the URL, which may have a password
+		err = e.Err // the URL is in the message already
 	}
 	return &UnreachableError{Err: err}
 }

@@ -55,7 +55,7 @@ func verify(response []byte, digest [32]byte, nonce *big.Int, roots Roots) (at t
 	if d.signer.CheckSignature(d.algorithm, d.attributes, d.signature) != nil {
 		return at, nil, invalid("its signature does not verify: it was damaged or altered")
 	}
-	stamp, err := timestamp.ParseResponse(response) // verifies all of this too
+	stamp, err := timestamp.ParseResponse(response) // verifies the signature too, of what it makes of these bytes
 	if err != nil {
 		return at, nil, malformed(err.Error())
 	}

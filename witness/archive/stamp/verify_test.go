@@ -91,13 +91,13 @@ func TestRefused(t *testing.T) {
 		return func(attributes []attribute) []attribute {
 			attributes = slices.DeleteFunc(attributes, func(a attribute) bool { return a.Type.Equal(kind) })
 			if values != nil {
-				attributes = append(attributes, attribute{kind, values})
+				attributes = append(attributes, attribute{kind, values, 0})
 			}
 			return attributes
 		}
 	}
 	also := func(kind asn1.ObjectIdentifier, value any) func([]attribute) []attribute {
-		return func(attributes []attribute) []attribute { return append(attributes, attribute{kind, []any{value}}) }
+		return func(attributes []attribute) []attribute { return append(attributes, attribute{kind, []any{value}, 0}) }
 	}
 	for _, c := range []struct {
 		name, reason string // no reason: it is not refused
@@ -150,6 +150,12 @@ func TestRefused(t *testing.T) {
 		{"unknown attribute", "", func(d *draft) { d.attributes = also(oidSomething, 1) }},
 		{"no type", "contentType", func(d *draft) { d.attributes = replace(oidType) }},
 		{"another type", "contentType", func(d *draft) { d.attributes = replace(oidType, oidData) }},
+		{"two types", "contentType", func(d *draft) { d.attributes = replace(oidType, oidInfo, oidInfo) }},
+		{"an attribute of three parts", "signedAttrs", func(d *draft) {
+			d.attributes = func(attributes []attribute) []attribute {
+				return append(attributes, attribute{oidSomething, []any{1}, 1})
+			}
+		}},
 		{"no digest", "messageDigest", func(d *draft) { d.attributes = replace(oidDigest) }},
 		{"two digests", "messageDigest", func(d *draft) { d.attributes = replace(oidDigest, digest[:], digest[:]) }},
 		{"another digest", "what is stamped is not what is signed", func(d *draft) { d.attributes = replace(oidDigest, digest[:]) }},
@@ -209,6 +215,17 @@ func TestSigner(t *testing.T) {
 		_, _, err := stamp.Verify(a.respond(nil), digest, must(stamp.RootsFromPEM(a.rootPEM())))
 		t.Run(c.name, func(t *testing.T) { refused(t, err, c.reason) })
 	}
+}
+
+// TestIssuer: an authority that must not issue such certificates.
+func TestIssuer(t *testing.T) {
+	a := newTSA(signerTemplate())
+	template := authorityTemplate("test intermediate")
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	a.intermediate = issue(template, &a.root)
+	a = a.with(signerTemplate())
+	_, _, err := stamp.Verify(a.respond(nil), digest, must(stamp.RootsFromPEM(a.rootPEM())))
+	refused(t, err, "incompatible key usage")
 }
 
 // TestAlgorithmsBelongTogether: an ECDSA signature names its hash, which is that of the attributes.
