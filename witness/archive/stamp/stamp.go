@@ -182,6 +182,7 @@ func (a *Authority) post(parent context.Context, query []byte) ([]byte, error) {
 	request.Header.Set("Content-Type", "application/timestamp-query") // SPEC: RFC 3161, section 3.4
 	request.Header.Set("Accept", "application/timestamp-reply")
 	request.Header.Set("User-Agent", a.userAgent)
+	request.Close = true // requests are rare: by the next, an idle connection may be dead, which a POST does not survive
 	answer, err := a.client.Do(request)
 	if err != nil {
 		return nil, a.unreachable(parent, ctx, err)
