@@ -59,6 +59,9 @@ func (p *Process) Kill() {
 	<-p.done
 }
 
+// Signal sends a signal to the program.
+func (p *Process) Signal(signal os.Signal) error { return p.cmd.Process.Signal(signal) }
+
 // Terminate sends SIGTERM, waits for the end, and returns the exit code and how
 // long it took. After the limit it kills, which is an error.
 func (p *Process) Terminate(limit time.Duration) (code int, took time.Duration, err error) {
