@@ -24,7 +24,8 @@
 // A response is read by two readers that must agree: the timestamp library of Sigstore's clients,
 // which is lenient, and form.go, which refuses what is not DER and what no signature covers.
 //
-// Not read: signers that are named by a key identifier, and RSASSA-PSS. Revocation is not looked up.
+// Not read: signers that are named by a key identifier, RSASSA-PSS and Ed25519. Revocation is not
+// looked up.
 package stamp
 
 import (
