@@ -109,6 +109,11 @@ func TestTarRefuses(t *testing.T) {
 			t.Errorf("good: %d bytes", len(c))
 		}
 	}
+	// Each header alone is good, and they have different times.
+	one, two := writeTar(files[:1], 1), writeTar(files[1:2], 2)
+	if _, _, err := readAll(bytes.NewReader(append(one[:len(one)-1024:len(one)-1024], two...))); err == nil || !strings.Contains(err.Error(), "has another time than the first file") {
+		t.Errorf("two times: %v", err)
+	}
 	// One after an error in the padding is readable.
 	raw[512+512+1+3] = 1
 	r := newTarReader(bytes.NewReader(raw))
