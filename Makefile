@@ -53,8 +53,8 @@ e2e-trust: ## real clients that take Sigstore's trust material from a mirror alo
 	UNDERSTUDY_E2E_TRUST=1 $(GO) test -count=1 -timeout 10m ./test/e2etrust
 
 .PHONY: e2e-archive
-e2e-archive: ## other people's witnesses and clients of witnesses with understudy's witness
-	@$(GO) run ./test/tools omniwitness litewitness tessera-oneshot
+e2e-archive: ## other people's witnesses and clients of witnesses with understudy's witness; packs in a real S3 service
+	@$(GO) run ./test/tools omniwitness litewitness tessera-oneshot versitygw
 	@$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
 	UNDERSTUDY_E2E_ARCHIVE=1 $(GO) test -count=1 -timeout 10m ./test/e2earchive
 
