@@ -33,6 +33,7 @@ var owned = map[string][]string{
 	"google.golang.org/grpc":                        {"cmd/internal/rpc", "cmd/understudy", "proto"},
 	"github.com/grpc-ecosystem/go-grpc-middleware":  {"cmd/internal/rpc"},
 	"github.com/prometheus/client_golang":           {"cmd"},
+	"github.com/aws/aws-sdk-go-v2":                  {"witness/archive/store"},
 	"github.com/understudy-log/understudy/test":     {},
 	"github.com/transparency-dev/tessera":           {},
 	"github.com/sigstore/rekor-tiles/v2/pkg/client": {},
