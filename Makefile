@@ -1,9 +1,10 @@
 # The targets of this project. `make help` lists them.
 #
 # Needs Go, git and make; nothing else. Programs that tests run are built from the
-# pinned list test/tools.txt into .tools/bin. What `make check`, `make e2e-v1` and
-# `make e2e-trust` want beyond that (a C compiler, protoc, promtool, MariaDB, Node) is
-# skipped with a notice where it is missing, but never under CI=true.
+# pinned list test/tools.txt into .tools/bin. What `make check`, `make e2e-v1`,
+# `make e2e-trust` and `make e2e-archive` want beyond that (a C compiler, protoc, promtool,
+# MariaDB, Node, Python with cryptography, OpenSSL) is skipped with a notice where it is
+# missing, but never under CI=true.
 
 GO  ?= go
 BIN := .tools/bin
@@ -53,10 +54,13 @@ e2e-trust: ## real clients that take Sigstore's trust material from a mirror alo
 	UNDERSTUDY_E2E_TRUST=1 $(GO) test -count=1 -timeout 10m ./test/e2etrust
 
 .PHONY: e2e-archive
-e2e-archive: ## other people's witnesses and clients of witnesses with understudy's witness; packs in a real S3 service
-	@$(GO) run ./test/tools omniwitness litewitness tessera-oneshot versitygw
-	@$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
-	UNDERSTUDY_E2E_ARCHIVE=1 $(GO) test -count=1 -timeout 10m ./test/e2earchive
+e2e-archive: ## the witness and the archive with other people's programs: witnesses, S3, time-stamps, a second verifier
+	@if python3 -c 'import cryptography' 2>/dev/null; then \
+		$(GO) run ./test/tools omniwitness litewitness tessera-oneshot versitygw timestamp-server && \
+		$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy && \
+		(cd test/evidence && python3 -B -m unittest -q test_verify) && \
+		UNDERSTUDY_E2E_ARCHIVE=1 $(GO) test -count=1 -timeout 15m ./test/e2earchive; \
+	else $(call skip,there is no python3 with cryptography (Debian: python3-cryptography)); fi
 
 .PHONY: bench
 bench: ## measure, side by side with Tessera and, if MariaDB is there, Rekor v1

@@ -47,20 +47,11 @@ func (m *Metrics) watch(w *Witness) {
 	m.factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "understudy_witness_logs",
 		Help: "Logs whose checkpoints are cosigned.",
-	}, func() float64 { return float64(len(w.origins())) })
+	}, func() float64 { return float64(w.Status().Logs) })
 	m.factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "understudy_witness_quarantined_logs",
 		Help: "Logs that get no cosignature, because they signed two irreconcilable checkpoints.",
-	}, func() float64 {
-		n := 0
-		w.logs.Range(func(_, l any) bool {
-			if l.(*watched).Tree.State().Evidence != nil {
-				n++
-			}
-			return true
-		})
-		return float64(n)
-	})
+	}, func() float64 { return float64(len(w.Status().Quarantined)) })
 }
 
 func (m *Metrics) answered(err error) {

@@ -205,11 +205,22 @@ func (w *Witness) VKeys() (keys []string) {
 	return keys
 }
 
-// origins returns the origins that were asked for or added so far.
-func (w *Witness) origins() (origins []string) {
-	w.logs.Range(func(origin, _ any) bool {
-		origins = append(origins, origin.(string))
+// Status is the state of a Witness.
+type Status struct {
+	Keys        []string `json:"keys"`                  // verifier keys of the witness and of the mirror
+	Logs        int      `json:"logs"`                  // whose checkpoints are cosigned
+	Quarantined []string `json:"quarantined,omitempty"` // origins of those that get no cosignature any more
+}
+
+// Status returns the state of the witness.
+func (w *Witness) Status() Status {
+	s := Status{Keys: w.VKeys()}
+	w.logs.Range(func(origin, l any) bool {
+		if s.Logs++; l.(*watched).Tree.State().Evidence != nil {
+			s.Quarantined = append(s.Quarantined, origin.(string))
+		}
 		return true
 	})
-	return origins
+	slices.Sort(s.Quarantined)
+	return s
 }

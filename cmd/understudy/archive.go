@@ -9,6 +9,6 @@ func newArchiveCommand() *cobra.Command {
 		Long: `Archive is about evidence packs: files with the signed checkpoints of a period, what
 links them, and the entries that were asked for. docs/evidence.md has their format.`,
 	}
-	cmd.AddCommand(newArchiveVerifyCommand())
+	cmd.AddCommand(newArchiveListCommand(), newArchiveExportCommand(), newArchiveHoldCommand(), newArchiveVerifyCommand())
 	return cmd
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/witness/archive"
+	"github.com/understudy-log/understudy/witness/archive/stamp"
 )
 
 func newArchiveVerifyCommand() *cobra.Command {
@@ -266,5 +267,45 @@ func (k *archiveKeys) log(origin string) *archive.LogKeys {
 
 // timestamp returns what verifies time-stamps; nil if no authority is believed.
 func (o *archiveVerifyOptions) timestamp() (func(response []byte, digest [32]byte) (at time.Time, signer string, err error), error) {
-	return nil, nil
+	var all []stamp.Roots
+	if o.authorities != "" {
+		data, err := os.ReadFile(o.authorities)
+		if err != nil {
+			return nil, fmt.Errorf("--tsa-certificates: %w", err)
+		}
+		roots, err := stamp.RootsFromPEM(data)
+		if err != nil {
+			return nil, fmt.Errorf("--tsa-certificates: %s: %w", o.authorities, err)
+		}
+		all = append(all, roots)
+	}
+	if o.trustedRoot != "" {
+		data, err := os.ReadFile(o.trustedRoot)
+		if err != nil {
+			return nil, err
+		}
+		if roots, err := stamp.RootsFromTrustedRoot(data); err == nil { // one without authorities is one, too
+			all = append(all, roots)
+		}
+	}
+	return verifyTimestamp(all), nil
+}
+
+// verifyTimestamp returns what verifies time-stamps by one of several sets of certificates; nil if
+// there are none.
+func verifyTimestamp(all []stamp.Roots) func(response []byte, digest [32]byte) (time.Time, string, error) {
+	if len(all) == 0 {
+		return nil
+	}
+	return func(response []byte, digest [32]byte) (at time.Time, signer string, err error) {
+		for _, roots := range all {
+			if at, signer, err = stamp.Verify(response, digest, roots); err == nil {
+				return at, signer, nil
+			}
+			if invalid, ok := errors.AsType[*stamp.InvalidError](err); !ok || !invalid.Untrusted {
+				return at, signer, err
+			}
+		}
+		return at, signer, fmt.Errorf("%w: %w", archive.ErrNoAuthority, err)
+	}
 }

@@ -112,6 +112,8 @@ func (q *question) pick(c *Config) (*LogConfig, error) {
 		return nil, fmt.Errorf("no log has the name %q; configured are %s", q.name, list)
 	case q.origin != "":
 		return nil, fmt.Errorf("no log has the origin %q; configured are %s", q.origin, list)
+	case len(c.Logs) == 0:
+		return nil, errors.New("no log is mirrored here, so there are no entries to ask for")
 	case len(c.Logs) > 1 || c.Logs[0].isService():
 		return nil, fmt.Errorf("more than one log is mirrored; choose with --origin or --log: %s", list)
 	}

@@ -43,6 +43,8 @@ type Config struct {
 	Trust *TrustConfig `yaml:"trust"`
 	// Witness says what is cosigned; nil is nothing.
 	Witness *WitnessConfig `yaml:"witness"`
+	// Archive says when evidence packs are made; nil: none are.
+	Archive *ArchiveConfig `yaml:"archive"`
 	// StaleAfter is the checkpoint age from which answers are called stale.
 	StaleAfter Duration `yaml:"stale_after"`
 	// Contact stands in the User-Agent, so that the operator of an upstream can
@@ -263,6 +265,11 @@ func parseConfig(name string, data []byte) (*Config, error) {
 			}
 		}
 	}
+	if c.Archive != nil {
+		for _, path := range c.Archive.paths() {
+			*path = relativeTo(dir, *path)
+		}
+	}
 	if w := c.Witness; w != nil {
 		for _, files := range [][]string{w.Keys, w.MirrorKeys} {
 			for i, file := range files {
@@ -328,7 +335,7 @@ func (c *Config) complete() error {
 	if err := c.completeTrust(); err != nil {
 		return err
 	}
-	if err := c.completeWitness(); err != nil {
+	if err := errors.Join(c.completeWitness(), c.completeArchive()); err != nil {
 		return err
 	}
 	if len(c.Logs) == 0 && (c.Witness == nil || len(c.Witness.Logs) == 0 && c.Witness.LogList == "") {

@@ -24,6 +24,7 @@ import (
 	"github.com/understudy-log/understudy/mirror/trust/publish"
 	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/witness"
+	"github.com/understudy-log/understudy/witness/archive"
 )
 
 // daemon is what "serve" runs.
@@ -41,7 +42,9 @@ type daemon struct {
 	tufMetrics *trust.Metrics
 
 	witness     *witness.Witness // nil if nothing is cosigned
-	witnessOnly map[string]bool  // origins that are not mirrored
+	witnessOnly map[string]witnessedLog
+
+	archive *archive.Archive // nil if no evidence packs are made
 
 	logsMu sync.RWMutex
 	logs   []*follower // guarded by logsMu once the daemon runs: successors are added
@@ -95,7 +98,7 @@ func (f *follower) unkeyed(err error) {
 
 // newDaemon opens the tree of every configured log.
 func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, newest *storage.Newest, logger *slog.Logger) (*daemon, error) {
-	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry(), witnessOnly: map[string]bool{}}
+	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry(), witnessOnly: map[string]witnessedLog{}}
 	d.tufMetrics = trust.NewMetrics(d.registry)
 	d.registerMetrics()
 	if err := errors.Join(d.openTUF(), d.openTrust(ctx)); err != nil {
@@ -118,8 +121,15 @@ func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, ne
 	if err := errors.Join(d.openSuccessors(), d.openWitness()); err != nil {
 		return nil, err
 	}
+	if err := d.openArchive(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.addWitnessed(); err != nil {
+		return nil, err
+	}
 	held := slices.DeleteFunc(db.Origins(), func(origin string) bool {
-		return d.witnessOnly[origin] || slices.ContainsFunc(d.logs, func(f *follower) bool {
+		_, witnessed := d.witnessOnly[origin]
+		return witnessed || slices.ContainsFunc(d.logs, func(f *follower) bool {
 			return origin == f.config.Origin || f.config.isService() && (f.service == nil || slices.ContainsFunc(f.mirrors(), func(m *mirror.Mirror) bool { return m.Origin() == origin }))
 		})
 	})
@@ -257,11 +267,11 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
-		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Gatherer: d.registry})
+		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Gatherer: d.registry})
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
 	group.Go(func() error {
-		return serveGRPC(ctx, l.grpc, rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Services: d.services(), Keys: d.logKeys, TUF: d.tuf, Logger: d.logger, Registerer: d.registry}), 4*time.Second)
+		return serveGRPC(ctx, l.grpc, rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Services: d.services(), Keys: d.logKeys, TUF: d.tuf, Archive: d.archive, Tree: d.tree, Logger: d.logger, Registerer: d.registry}), 4*time.Second)
 	})
 	d.logger.Info("serving", "version", version(), "data_dir", d.config.DataDir, "logs", len(d.logs),
 		"http", l.http.Addr().String(), "grpc", l.grpc.Addr().String(), "admin", l.admin.Addr().String())
@@ -271,6 +281,9 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 	}
 	if d.own != nil {
 		group.Go(func() error { return d.own.Run(ctx) })
+	}
+	if d.archive != nil {
+		group.Go(func() error { return d.archive.Run(ctx) })
 	}
 	if d.witness != nil {
 		group.Go(func() error { return d.witness.Run(ctx) })
@@ -432,6 +445,14 @@ func (d *daemon) status() rest.Status {
 	}
 	if d.own != nil {
 		s.Trust = &rest.TrustStatus{RepositoryStatus: d.own.Status(), Behind: d.behind()}
+	}
+	if d.witness != nil {
+		status := d.witness.Status()
+		s.Witness = &status
+	}
+	if d.archive != nil {
+		status := d.archive.Status()
+		s.Archive = &status
 	}
 	return s
 }

@@ -16,7 +16,7 @@ func (d *daemon) openWitness() error {
 	if w == nil {
 		return nil
 	}
-	cfg := witness.Config{Newest: d.newest, Find: d.findWitnessed, Mirrored: d.witnessed, Logger: d.logger, Registerer: d.registry}
+	cfg := witness.Config{Newest: d.newest, Find: d.findWitnessed, Mirrored: d.witnessed, Logger: d.logger, Metrics: witness.NewMetrics(d.registry)}
 	var err error
 	if cfg.Keys, err = d.config.witnessKeys(w.Keys, "keys"); err != nil {
 		return err
@@ -32,21 +32,35 @@ func (d *daemon) openWitness() error {
 		return err
 	}
 	for _, log := range logs {
-		d.witnessOnly[log.Origin] = true
 		tree, err := d.db.OpenTree(log.Origin)
 		if errors.Is(err, storage.ErrNotExist) {
 			tree, err = d.db.CreateTree(log.Origin)
 		}
 		if err != nil {
 			d.logger.Error("this log is not witnessed: what is stored of it is damaged; run \"understudy check\" and restore a backup", "origin", log.Origin, "error", err)
+		}
+		d.witnessOnly[log.Origin] = witnessedLog{tree, log.keys}
+	}
+	return nil
+}
+
+// witnessedLog is a log that is only witnessed.
+type witnessedLog struct {
+	tree *storage.Tree // nil: it is damaged
+	keys []trust.Key
+}
+
+// addWitnessed adds the logs that are only witnessed, after the archive has taken back what an older
+// database lacks.
+func (d *daemon) addWitnessed() error {
+	for origin, log := range d.witnessOnly {
+		if log.tree == nil {
 			continue
 		}
-		err = d.witness.Add(witness.Log{
-			Origin: log.Origin, Tree: tree, Frozen: trust.Frozen,
-			Open: openChecked(log.Origin, func() []trust.Key { return log.keys }),
-		})
-		if err != nil {
-			return fmt.Errorf("witness %q: %w", log.Origin, err)
+		if err := d.witness.Add(witness.Log{
+			Origin: origin, Tree: log.tree, Frozen: trust.Frozen, Open: openChecked(origin, func() []trust.Key { return log.keys }),
+		}); err != nil {
+			return fmt.Errorf("witness %q: %w", origin, err)
 		}
 	}
 	return nil

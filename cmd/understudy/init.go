@@ -39,6 +39,33 @@ listen:
 #  passphrase_file: trust/keys/online.passphrase
 #  #timestamp_lifetime: 168h          # signed anew after a seventh of it
 
+# Cosign checkpoints, at /witness/ of listen.http: those of the logs below, and of others. Keys are made by
+# "understudy keys generate". mirror_keys say "and I hold and serve all of it", of logs with coverage full.
+#witness:
+#  keys: [w1.key]
+#  #mirror_keys: [m1.key]
+#  #logs: [{public_key: log.example.com+0123abcd+AZ...}]   # only witnessed; origin: if it is not the key's name
+#  #log_list: logs.txt                # more of them, in the format of the witness network
+
+# Evidence packs for auditors (docs/evidence.md). They stay in data_dir/packs, and are stored elsewhere, too.
+#archive:
+#  key: archive.key                   # made by "understudy keys generate --archive"
+#  #vantage: Frankfurt, rack 7        # from where the logs are watched; default: the host name
+#  schedule: "0 0 * * 1"              # cron: minute, hour, day, month, weekday; at most once an hour
+#  time_zone: UTC
+#  #tsa: {url: https://timestamp.sigstore.dev/api/v1/timestamp, certificates: tsa.pem}
+#  #entries:                          # go into every pack, with their proofs
+#  #  - {digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}
+#  #  - {identity: release@example.com}
+#  #  - {uuid: 108e9186e8c5677a0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f}
+#  #  - {indexes: 100-200, log: rekor}
+#  destinations:
+#    - directory: /mnt/evidence
+#      #retention: 61320h             # recorded; a directory enforces nothing
+#    #- s3: {bucket: evidence, region: eu-central-1, prefix: rekor, mode: compliance}   # endpoint, path_style, credentials_file, profile
+#    #  retention: 61320h             # Object Lock: nobody deletes it before
+#    #  legal_hold: false
+
 # From this checkpoint age on, answers say that they are stale.
 #stale_after: 24h
 

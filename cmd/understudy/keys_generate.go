@@ -24,6 +24,7 @@ a TUF repository are made by "understudy trust init".`,
 
 func newKeysGenerateCommand() *cobra.Command {
 	var name, algorithm, output string
+	var forArchive bool
 	cmd := &cobra.Command{
 		Use:   "generate --name NAME --output FILE",
 		Short: "Make a key, and print the verifier key that others are told",
@@ -34,14 +35,16 @@ The name says who signs: a host and a path without a scheme, such as
 witness.example.com/w1. A witness, a mirror cosigner and an archive need names
 and keys of their own, because they say different things. The type ml-dsa-44
 withstands quantum computers; ed25519 is what every client knows today. A witness
-can have both, under one name or two. The archive signs with ed25519.
+can have both, under one name or two. With --archive it is the key of an archive,
+which signs evidence packs with ed25519: its verifier key has another form.
 
 The file is not encrypted, since the daemon must read it without a person: whoever
 has it can speak in your name. Keep a copy where the daemon is not.
 
 Exit codes: 0 written; 2 the file is there already, or cannot be written.`,
 		Example: `  understudy keys generate --name witness.example.com/w1 --output w1.key
-  understudy keys generate --name witness.example.com/w1 --type ml-dsa-44 --output w1-pq.key`,
+  understudy keys generate --name witness.example.com/w1 --type ml-dsa-44 --output w1-pq.key
+  understudy keys generate --name archive.example.com/a1 --archive --output a1.key`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
@@ -50,7 +53,13 @@ Exit codes: 0 written; 2 the file is there already, or cannot be written.`,
 			case output == "":
 				return errors.New("generate a key: --output is the file for the private key")
 			}
+			if forArchive && algorithm != witness.Ed25519 {
+				return errors.New("generate a key: evidence packs are signed with ed25519")
+			}
 			private, vkey, err := witness.GenerateKey(name, algorithm)
+			if err == nil && forArchive {
+				_, vkey, err = parseArchiveKey(private)
+			}
 			if err != nil {
 				return err
 			}
@@ -71,6 +80,7 @@ Exit codes: 0 written; 2 the file is there already, or cannot be written.`,
 	}
 	cmd.Flags().StringVar(&name, "name", "", "`NAME` of the one who signs")
 	cmd.Flags().StringVar(&algorithm, "type", witness.Ed25519, "ed25519 or ml-dsa-44")
+	cmd.Flags().BoolVar(&forArchive, "archive", false, "make a key that signs evidence packs")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`FILE` for the private key")
 	return cmd
 }

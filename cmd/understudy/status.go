@@ -215,6 +215,12 @@ func statusText(s rest.Status) string {
 			b.WriteString("  behind    Sigstore has another TrustedRoot than was signed here: \"understudy trust export\", then \"understudy trust sign\"\n")
 		}
 	}
+	if s.Witness != nil {
+		b.WriteString(witnessText(s.Witness))
+	}
+	if s.Archive != nil {
+		b.WriteString(archiveText(s.Archive, time.Now()))
+	}
 	for _, log := range s.Logs {
 		fmt.Fprintf(&b, "\n%s (%s)\n", log.Name, log.Origin)
 		fmt.Fprintf(&b, "  held      %s\n", heldText(log))
@@ -320,6 +326,9 @@ func statusLines(s rest.Status) string {
 			b.WriteString(", behind")
 		}
 		b.WriteByte('\n')
+	}
+	if s.Archive != nil {
+		b.WriteString(archiveLine(s.Archive, time.Now()))
 	}
 	return b.String()
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/witness"
+	"github.com/understudy-log/understudy/witness/archive"
 )
 
 // AdminConfig is what NewAdmin needs; every field is.
@@ -23,7 +25,9 @@ type AdminConfig struct {
 	Backup func(dir string) error // storage.DB.Backup
 	// Pin pins the entries that a file names: it tells how many these are, and then what became
 	// of each; an error of either ends it.
-	Pin      func(ctx context.Context, file []byte, count func(entries int) error, each func(PinResult) error) error
+	Pin func(ctx context.Context, file []byte, count func(entries int) error, each func(PinResult) error) error
+	// Archive makes evidence packs; nil: none are made.
+	Archive  *archive.Archive
 	Gatherer prometheus.Gatherer
 }
 
@@ -38,6 +42,10 @@ type Status struct {
 	TUF *trust.RepositoryStatus `json:"tuf,omitempty"`
 	// Trust is the TUF repository of our own; nil if none is configured.
 	Trust *TrustStatus `json:"trust,omitempty"`
+	// Witness is the state of the witness; nil if nothing is cosigned.
+	Witness *witness.Status `json:"witness,omitempty"`
+	// Archive is the state of the evidence packs; nil if none are made.
+	Archive *archive.Status `json:"archive,omitempty"`
 }
 
 // TrustStatus is the state of the TUF repository of our own.
@@ -86,6 +94,8 @@ type PinResult struct {
 //	/status         Status
 //	/backup         POST a BackupRequest
 //	/pin            POST a PinRequest, get a PinCount and as many PinResults, one a line
+//	/packs          archive.PackStatus of each evidence pack
+//	/pack           POST a PackRequest: make one now, or hold one
 //	/debug/pprof/   profiles
 func NewAdmin(c AdminConfig) http.Handler {
 	mux := http.NewServeMux()
@@ -99,6 +109,8 @@ func NewAdmin(c AdminConfig) http.Handler {
 	})
 	mux.HandleFunc("POST /backup", c.backup)
 	mux.HandleFunc("POST /pin", c.pin)
+	mux.HandleFunc("GET /packs", c.packs)
+	mux.HandleFunc("POST /pack", c.pack)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -143,6 +155,55 @@ func (c AdminConfig) backup(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusConflict, err.Error())
 	default:
 		refuse(w, http.StatusInternalServerError, err.Error())
+	}
+}
+
+// PackRequest is the body of POST /pack.
+type PackRequest struct {
+	DataDir string `json:"data_dir"` // absolute; must be the one that this daemon serves
+	// Make makes a pack of what there is now; else the legal hold of pack Number is set, or lifted.
+	Make   bool   `json:"make,omitempty"`
+	Number uint64 `json:"number,omitempty"`
+	Hold   bool   `json:"hold,omitempty"`
+}
+
+// PackAnswer is the answer to a PackRequest.
+type PackAnswer struct {
+	Number uint64 `json:"number"`
+}
+
+const noArchive = "no evidence packs are made here: \"archive\" is not in the configuration"
+
+func (c AdminConfig) packs(w http.ResponseWriter, _ *http.Request) {
+	if c.Archive == nil {
+		refuse(w, http.StatusNotFound, noArchive)
+		return
+	}
+	writeJSON(w, http.StatusOK, c.Archive.Packs())
+}
+
+func (c AdminConfig) pack(w http.ResponseWriter, r *http.Request) {
+	var request PackRequest
+	if !c.read(w, r, 64<<10, &request, func() string { return request.DataDir }) {
+		return
+	}
+	if c.Archive == nil {
+		refuse(w, http.StatusNotFound, noArchive)
+		return
+	}
+	number, err := request.Number, error(nil)
+	if request.Make {
+		number, err = c.Archive.Make(r.Context())
+	} else {
+		err = c.Archive.Hold(r.Context(), number, request.Hold)
+	}
+	switch {
+	case errors.Is(err, archive.ErrNoPack):
+		refuse(w, http.StatusNotFound, err.Error())
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, err.Error())
+	default:
+		writeJSON(w, http.StatusOK, PackAnswer{number})
 	}
 }
 

@@ -114,7 +114,7 @@ func newPublic(c PublicConfig, service rekorService) http.Handler {
 		paths = append(paths, "/trust/{path...}")
 	}
 	if c.Witness != nil {
-		handleWitness(mux, c.Witness, c.Logger)
+		handleWitness(mux, c.Witness, c.Logger, submitTime)
 		paths = append(paths, witnessPaths...)
 	}
 	return countRequests(c.Registerer, paths, limitRequests(newLimiter(maxRequests), mux))

@@ -29,8 +29,8 @@ var witnessStatus = map[witness.Why]int{
 var witnessPaths = []string{"/witness/add-checkpoint", "/witness/{log}/checkpoint"}
 
 // handleWitness serves the witness (https://c2sp.org/tlog-witness) below /witness/, which is both
-// its submission prefix and its monitoring prefix; origins are those of the logs in question.
-func handleWitness(mux *http.ServeMux, w *witness.Witness, logger *slog.Logger) {
+// its submission prefix and its monitoring prefix. patience is how long a request may take to arrive.
+func handleWitness(mux *http.ServeMux, w *witness.Witness, logger *slog.Logger, patience time.Duration) {
 	mux.HandleFunc("/witness/", func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, "the witness has add-checkpoint and <origin hash>/checkpoint; see https://c2sp.org/tlog-witness")
 	})
@@ -41,7 +41,7 @@ func handleWitness(mux *http.ServeMux, w *witness.Witness, logger *slog.Logger) 
 			refuse(rw, http.StatusMethodNotAllowed, "add-checkpoint is a POST; see https://c2sp.org/tlog-witness")
 			return
 		}
-		addCheckpoint(rw, r, w, logger)
+		addCheckpoint(rw, r, w, logger, patience)
 	})
 	mux.HandleFunc("GET "+witnessPaths[1], func(rw http.ResponseWriter, r *http.Request) {
 		raw := w.CosignedByHash(r.PathValue("log"))
@@ -57,9 +57,9 @@ func handleWitness(mux *http.ServeMux, w *witness.Witness, logger *slog.Logger) 
 	})
 }
 
-func addCheckpoint(rw http.ResponseWriter, r *http.Request, w *witness.Witness, logger *slog.Logger) {
+func addCheckpoint(rw http.ResponseWriter, r *http.Request, w *witness.Witness, logger *slog.Logger, patience time.Duration) {
 	control := http.NewResponseController(rw)
-	if err := control.SetReadDeadline(time.Now().Add(submitTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := control.SetReadDeadline(time.Now().Add(patience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		logger.Debug("no time limit for a request", "error", err)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(rw, r.Body, witness.MaxRequest))
@@ -68,7 +68,7 @@ func addCheckpoint(rw http.ResponseWriter, r *http.Request, w *witness.Witness, 
 		return
 	}
 	if err != nil {
-		refuse(rw, http.StatusRequestTimeout, fmt.Sprintf("the checkpoint did not arrive within %v", submitTime))
+		refuse(rw, http.StatusRequestTimeout, fmt.Sprintf("the checkpoint did not arrive within %v", patience))
 		return
 	}
 	lines, err := w.AddCheckpoint(body)

@@ -1,5 +1,5 @@
-// Package rpc serves mirrored logs over gRPC: understudy.v1.LogService and TrustService, with
-// the health and reflection services.
+// Package rpc serves mirrored logs over gRPC: understudy.v1.LogService, TrustService and
+// ArchiveService, with the health and reflection services.
 //
 // It is a thin adapter: it checks the form of requests, asks a [mirror.Mirror], and
 // turns what that answers or refuses into messages and status codes. What the API
@@ -25,6 +25,8 @@ import (
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
+	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/witness/archive"
 )
 
 const (
@@ -48,7 +50,10 @@ type Config struct {
 	// v2 they give the log ID.
 	Keys func(origin string) []trust.Key
 	// TUF is the copy of a TUF repository; nil if there is none.
-	TUF        *trust.Repository
+	TUF *trust.Repository
+	// Archive makes evidence packs; nil: none are made. Tree returns the tree of an origin, or nil.
+	Archive    *archive.Archive
+	Tree       func(origin string) *storage.Tree
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -79,8 +84,12 @@ func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 	}, options...)...)
 	understudyv1.RegisterLogServiceServer(s, newService(c))
 	understudyv1.RegisterTrustServiceServer(s, &trustService{repository: c.TUF, logger: c.Logger})
+	if c.Tree == nil {
+		c.Tree = func(string) *storage.Tree { return nil }
+	}
+	understudyv1.RegisterArchiveServiceServer(s, &archiveService{archive: c.Archive, tree: c.Tree, logger: c.Logger})
 	h := health.NewServer()
-	for _, service := range []string{understudyv1.LogService_ServiceDesc.ServiceName, understudyv1.TrustService_ServiceDesc.ServiceName} {
+	for _, service := range []string{understudyv1.ArchiveService_ServiceDesc.ServiceName, understudyv1.LogService_ServiceDesc.ServiceName, understudyv1.TrustService_ServiceDesc.ServiceName} {
 		h.SetServingStatus(service, grpc_health_v1.HealthCheckResponse_SERVING)
 	}
 	grpc_health_v1.RegisterHealthServer(s, h)

@@ -27,12 +27,17 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // InvalidError says that something was received that is not a valid time stamp of the digest.
 // Another try would not help; somebody should see the Reason, which ends with what to do.
-type InvalidError struct{ Reason string }
+type InvalidError struct {
+	Reason string
+	// Untrusted says that everything about the response is right but for its signer, who chains to
+	// none of the roots: for somebody with others it may be good.
+	Untrusted bool
+}
 
 func (e *InvalidError) Error() string { return "not a valid time stamp: " + e.Reason }
 
 func invalid(format string, args ...any) error {
-	return &InvalidError{fmt.Sprintf(format, args...)}
+	return &InvalidError{Reason: fmt.Sprintf(format, args...)}
 }
 
 // malformed says that what stands in for a field is not what must stand there.

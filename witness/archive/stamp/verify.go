@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"math/big"
 	"slices"
 	"time"
@@ -70,8 +71,8 @@ func verify(response []byte, digest [32]byte, nonce *big.Int, roots Roots) (at t
 		believed = Roots{[]anchor{{roots: d.certificates}}} // of the times and usages alone
 	}
 	if err := believed.verify(d.signer, d.certificates, stamp.Time); err != nil {
-		return at, nil, invalid("the certificate of its signer, %q, is not to be believed at its time, %s: %v: see whether the roots are those of this authority",
-			d.signer.Subject, stamp.Time.UTC().Format(time.RFC3339), err)
+		return at, nil, &InvalidError{Untrusted: true, Reason: fmt.Sprintf("the certificate of its signer, %q, is not to be believed at its time, %s: %v: see whether the roots are those of this authority",
+			d.signer.Subject, stamp.Time.UTC().Format(time.RFC3339), err)}
 	}
 	if err := checkOthers(d, roots.certificates()); err != nil {
 		return at, nil, err
