@@ -422,7 +422,11 @@ func (t *Tree) Recall(c Checkpoint) (err error) {
 	defer b.Close()
 	_, err = t.db.get(t.id.checkpoint(c.Head, c.textHash()))
 	if errors.Is(err, pebble.ErrNotFound) && s.archived.rows > 0 {
-		err = t.append(b, &s, c, nil, RelationUnproven)
+		relation := relate(&s.archived, c.Head)
+		if relation == RelationExtends || relation == RelationPrecedes {
+			relation = RelationUnproven
+		}
+		err = t.append(b, &s, c, nil, relation)
 		err = errors.Join(err, b.Set(t.id.checkpoint(c.Head, c.textHash()), encodeCheckpoint(c), nil))
 	} else { // the first one, or one that RestoreArchive has put back
 		err = t.archive(b, &s, &c, nil)

@@ -37,6 +37,10 @@ func (d *daemon) openArchive(ctx context.Context) error {
 	if cfg.Destinations, err = d.config.destinations(ctx); err != nil {
 		return err
 	}
+	cfg.Retention = map[string]time.Duration{}
+	for _, destination := range a.Destinations {
+		cfg.Retention[destination.Name] = time.Duration(destination.Retention)
+	}
 	if a.TSA != nil {
 		authority, verify, err := d.config.authority()
 		if err != nil {

@@ -6,7 +6,6 @@
 import contextlib
 import functools
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -783,7 +782,8 @@ class Given(Case):
         pack = make.world().packs[0].seal()
         self.assertEqual(run()[0], 2)
         for key in ("x", "", "a+00000000+AA==", "a+00000000+", "a b+00000000+AAAA", make.vkey("a", 9, b"x"), make.vkey("a", 2, b"x"),
-                    make.vkey("a", 2, make.spki(SPARE)), make.vkey("a", 1, bytes(31)), make.vkey("a", 6, bytes(32)), "a+0000000+AAAA"):
+                    make.vkey("a", 2, make.spki(SPARE)),
+                    make.vkey("a", 2, make.spki(make.ecdsa_key("x", make.ec.SECP256K1()))), make.vkey("a", 2, make.spki(make.rsa_key("x"))), make.vkey("a", 1, bytes(31)), make.vkey("a", 6, bytes(32)), "a+0000000+AAAA"):
             self.assertEqual(run(pack, keys=[key])[0], 2, key)
         for root in (b"", b"{", b"[]", b'{"tlogs":[{}]}', b'{"tlogs":{}}', b'{"timestampAuthorities":[{"certChain":{"certificates":[]},"validFor":3}]}',
                      b'{"tlogs":[{"baseUrl":"http://[","publicKey":{"rawBytes":""}}]}',
@@ -930,6 +930,11 @@ class Notes(Case):
             with self.subTest(note=note):
                 self.fails(pattern, make.write_tar([members[0], ("manifest.note", note), *members[2:]], draft.mtime()))
 
+    def test_large(self):
+        draft = pack(1)
+        members = draft.members()
+        self.fails("manifest.note is too large", make.write_tar([members[0], ("manifest.note", bytes(1 << 20) + b"x"), *members[2:]], draft.mtime()))
+
     def test_stamp(self):
         """A token that the note does not sign, and one that is not there."""
         members = make.world().packs[1].members()
@@ -1004,7 +1009,7 @@ class Tars(Case):
             draft.list_files = lambda: None
             return draft
         self.fails("manifest.json: files are not sorted by name", listed(lambda files: files.reverse()))
-        self.fails("files are not sorted by name, or a name is there twice", listed(lambda files: files.insert(0, files[0])))
+        self.fails("the tar has two files REPORT.md", listed(lambda files: files.insert(0, files[0])))
         self.fails("trust/root-1.json: its size or hash is not that", listed(lambda files: files[-1].update(sha256="00" * 32)))
         self.fails("trust/root-1.json: its size or hash is not", listed(lambda files: files[-1].update(size=5)))
         self.fails("the tar has its end in the place of zzz", listed(lambda files: files.append(files[-1] | {"name": "zzz"})))
@@ -1023,11 +1028,16 @@ class Tars(Case):
             draft = make.world().packs[0]
             draft.files[name] = b""
             self.fails("the tar has a file .*, which no file may be named|the tar has .* in the place of|only form|ends", draft, only=False)
-        draft = make.world().packs[0]
-        draft.list_files()
-        draft.manifest["files"].insert(0, {"name": "manifest.json", "size": 1, "sha256": "00" * 32})
-        draft.list_files = lambda: None
-        self.fails("the tar has", draft)
+    def test_manifest_twice(self):
+        """A manifest that nobody signed lists the one that was signed, or a signed note."""
+        for name in ("manifest.json", "manifest.note", "timestamp.tsr"):
+            good, draft = make.world().packs[2].members(), make.world().packs[2]
+            second = dict(good)[name]
+            draft.manifest["built"] = when(START)
+            draft.files[name] = second
+            bad = draft.members()
+            tar = make.write_tar([bad[0], *good[1:3], *bad[3:]], draft.mtime())
+            self.fails(f"the tar has two files {name}", tar, only=False)
 
     def test_mtime(self):
         members = self.draft.members()
@@ -1112,6 +1122,13 @@ class JSON(Case):
             with self.subTest(bad=bad[:100]):
                 self.assertNotEqual(bad, good)
                 self.fails("pack1.tar: manifest.json: ", make.write_tar([("manifest.json", bad), *make.world().packs[0].members()[1:]], 0), only=False)
+
+    def test_too_many_values(self):
+        for name in ("manifest.json", V2ROWS):
+            draft = pack(1)
+            draft.files[V2ROWS] = b"[" * 4_000_001 + b"\n"
+            manifest = draft.manifest_json() if name == V2ROWS else draft.files[V2ROWS]
+            self.fails(f"{name}.*: it has too many values", make.write_tar(draft.members(manifest), draft.mtime()))
 
     def test_duplicates(self):
         """A name twice in each kind of object."""

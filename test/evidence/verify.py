@@ -33,16 +33,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-MEBIBYTE = 1 << 20
-FILE_LIMIT = 64 * MEBIBYTE  # of a file that is read as a whole
-LINE_LIMIT = 16 * MEBIBYTE  # of a line of JSON
-NOTE_LIMIT = MEBIBYTE  # of a signed note, and of a time-stamp
+FILE_LIMIT, LINE_LIMIT, NOTE_LIMIT = 64 << 20, 16 << 20, 1 << 20  # bytes of a file, of a line of JSON, of a note or time-stamp
 SIGNATURE_LIMIT = 100  # lines in one note
 JSON_LIMIT = 4_000_000  # values in one JSON text: what it becomes in memory is bounded too
 REPORT_LIMIT = 200  # errors, and findings, that are printed of one pack
 MAX = (1 << 63) - 1
 EMPTY = hashlib.sha256().digest()  # root of the empty tree
-ZEROS = bytes(32)
 TITLE = "understudy evidence pack v1"
 
 class Bad(Exception):
@@ -108,11 +104,9 @@ def once(pairs):
     need(len(set(names)) == len(names), "it is an object in which a name appears twice")
     return dict(pairs)
 
-def no_constant(name):
-    raise Bad(f"{name} is not JSON")
-
 # An integer that is none of ours becomes -1, which no member may be.
-DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=no_constant, parse_int=lambda i: int(i) if i[0] != "-" and len(i) < 20 else -1)
+DECODER = json.JSONDecoder(object_pairs_hook=once, parse_constant=lambda name: need(False, f"{name} is not JSON"),
+                           parse_int=lambda i: int(i) if i[0] != "-" and len(i) < 20 else -1)
 
 def read_json(data):
     """One JSON text in UTF-8, in which no name appears twice in one object."""
@@ -196,8 +190,7 @@ MANIFEST = {
     "logs": [{
         "origin": is_line, "name": is_text, "folder": is_text, "coverage": {"full", "window", "pinned", "witnessed"}, "keys": [is_text],
         "cosigners": [is_cosigner], "rows": {"first": is_size, "last": is_size}, "before": HEIGHT, "after": HEIGHT,
-        "quarantine": maybe({
-            "reason": is_text, "at": is_time, "first": is_text, "second": is_text, "root": maybe(is_hash), "proof": PROOF}),
+        "quarantine": maybe({"reason": is_text, "at": is_time, "first": is_text, "second": is_text, "root": maybe(is_hash), "proof": PROOF}),
     }],
     "trust": [{"file": is_text, "kind": {"trusted_root.json", "signing_config.json"}, "from": is_time, "to": maybe(is_time)}],
     "files": [{"name": is_text, "size": is_size, "sha256": is_hex}],
@@ -212,8 +205,7 @@ PLACE = {
     "origin": is_text, "index": is_size, "tie": PROOF, "to": is_head, "virtual_index": maybe(is_size), "uuid": is_text,
     "set": maybe({"integrated_time": is_size, "log_id": is_hex, "signature": is_base64}),
 }
-OUTAGE = {
-    "origin": is_text, "what": {"stopped", "unreachable", "quarantined"}, "from": is_time, "to": maybe(is_time), "text": is_text}
+OUTAGE = {"origin": is_text, "what": {"stopped", "unreachable", "quarantined"}, "from": is_time, "to": maybe(is_time), "text": is_text}
 
 
 # Keys
@@ -227,13 +219,13 @@ def public_key(spki):
         key = serialization.load_der_public_key(spki)
     except Exception:  # which ones it has is not documented
         raise Bad("the public key cannot be read") from None
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        kind, arguments = "ed25519", ()
-    elif isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)):
+    kind, arguments = "ed25519", ()
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)):
         kind, arguments = "ecdsa", (ec.ECDSA(hashes.SHA256()),)
-    else:
-        need(isinstance(key, rsa.RSAPublicKey), "the public key is of a kind that is not used")
+    elif isinstance(key, rsa.RSAPublicKey):
         kind, arguments = "rsa", (padding.PKCS1v15(), hashes.SHA256())
+    else:
+        need(isinstance(key, ed25519.Ed25519PublicKey), "the public key is of a kind that is not used")
 
     def verify(message, signature):
         try:
@@ -382,9 +374,6 @@ def mldsa_verifier(public):
 
 # Trees (RFC 6962; the algorithms are those of RFC 9162, sections 2.1.3.2 and 2.1.4.2)
 
-def node(left, right):
-    return sha256(b"\x01", left, right)
-
 def climb(index, last):
     """For each level of a proof: whether the sibling is on the left. Ends when the root is reached."""
     while last:
@@ -400,7 +389,7 @@ def check_inclusion(leaf, index, size, root, proof):
     path = list(climb(index, size - 1))
     need(len(path) == len(proof), f"the inclusion proof has {len(proof)} hashes and not {len(path)}")
     for left, sibling in zip(path, proof):
-        leaf = node(sibling, leaf) if left else node(leaf, sibling)
+        leaf = sha256(b"\x01", sibling, leaf) if left else sha256(b"\x01", leaf, sibling)
     need(leaf == root, "the inclusion proof leads to another root")
 
 def check_consistency(old, new, proof):
@@ -414,7 +403,7 @@ def check_consistency(old, new, proof):
     need(len(proof) == len(path) + 1, "the consistency proof has another length than the sizes demand")
     first = second = proof[0]
     for left, sibling in zip(path, proof[1:]):
-        first, second = (node(sibling, first), node(sibling, second)) if left else (first, node(second, sibling))
+        first, second = (sha256(b"\x01", sibling, first), sha256(b"\x01", sibling, second)) if left else (first, sha256(b"\x01", second, sibling))
     need(first == old[1], f"the consistency proof leads to another root at size {old[0]}")
     need(second == new[1], f"the consistency proof leads to another root at size {new[0]}")
 
@@ -553,7 +542,7 @@ def next_member(file):
     need(size <= FILE_LIMIT or by_lines(name), f"{name} is larger than {FILE_LIMIT} bytes, which this verifier does not read")
     offset, rest, digest = file.tell(), size, hashlib.sha256()
     while rest:
-        part = file.read(min(rest, MEBIBYTE))
+        part = file.read(min(rest, 1 << 20))
         need(part, f"the tar ends within {name}")
         digest.update(part)
         rest -= len(part)
@@ -602,6 +591,7 @@ def scan(pack):
 
     def take(expected, member):
         need((member.name if member else "its end") == expected, f"the tar has {member.name if member else 'its end'} in the place of {expected}")
+        need(member.name not in pack.members, f"the tar has two files {member.name}")
         pack.members[member.name] = member
 
     take("manifest.json", next_member(file))
@@ -688,7 +678,7 @@ def check_manifest(manifest, wrong_unless):
         wrong_unless(is_name(log["folder"]) and re.fullmatch("logs/[^/]+", log["folder"]), where + "folder is not logs/ and one more part")
         wrong_unless(1 <= first <= last + 1, where + "rows is not a range")
         wrong_unless(first == 1 or number != 1, where + "rows.first is not 1, and this is the first pack")
-        wrong_unless((first == 1) == (before["row_hash"] == ZEROS), where + "before.row_hash is not that of the row before rows.first")
+        wrong_unless((first == 1) == (before["row_hash"] == bytes(32)), where + "before.row_hash is not that of the row before rows.first")
         wrong_unless((first == 1) == (before["newest"] is None), where + "before.newest is null, and rows.first is not 1, or the other way round")
         wrong_unless(first != last + 1 or before == log["after"], where + "there are no rows, and before and after are different")
         wrong_unless(len({(key.name, key.id) for key in log["cosigners"]}) == len(log["cosigners"]), where + "two cosigners have one name and key ID")
@@ -999,18 +989,16 @@ def main(arguments):
     """Runs the program. Returns its exit code."""
     parser = argparse.ArgumentParser(description="Verify evidence packs of Understudy. Several are verified as one chain.", allow_abbrev=False)
     parser.add_argument("packs", nargs="+", metavar="PACK")
-    parser.add_argument("--trusted-root", action="append", default=[], metavar="FILE",
-                        help="Sigstore's trusted_root.json: keys of logs, and certificates of time-stamping authorities")
-    parser.add_argument("--key", action="append", default=[], metavar="VKEY",
-                        help="verifier key of the archive, of a log whose origin is the key's name, or of a cosigner")
-    parser.add_argument("--log-key", action="append", default=[], nargs=2, metavar=("ORIGIN", "VKEY"), help="verifier key of a log with another name")
-    parser.add_argument("--tsa-certificates", action="append", default=[], metavar="FILE.pem", help="certificates of time-stamping authorities")
+    for option, count, name, text in (
+            ("--trusted-root", None, "FILE", "Sigstore's trusted_root.json: keys of logs, and certificates of time-stamping authorities"),
+            ("--key", None, "VKEY", "verifier key of the archive, of a log whose origin is the key's name, or of a cosigner"),
+            ("--log-key", 2, ("ORIGIN", "VKEY"), "verifier key of a log whose origin is not the key's name"),
+            ("--tsa-certificates", None, "FILE.pem", "certificates of time-stamping authorities")):
+        parser.add_argument(option, action="append", default=[], nargs=count, metavar=name, help=text)
     options, packs = parser.parse_args(arguments), []
     try:
         trust = read_given(options)
-        for path in options.packs:
-            packs.append(Pack(path))
-            packs[-1].file.seek(0)
+        packs = [Pack(path) for path in options.packs]
         packs = check_packs(packs, trust)
     except (Bad, OSError, ValueError) as wrong:
         print(f"verify.py: {show(wrong, 600)}", file=sys.stderr)

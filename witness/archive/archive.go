@@ -51,6 +51,9 @@ type Config struct {
 	Authority string
 	// Destinations are where packs are stored, each by a name of its own.
 	Destinations []store.Destination
+	// Retention is how long a pack is kept at a destination, by its name, from its making on; none
+	// leaves that to the destination.
+	Retention map[string]time.Duration
 
 	Logger  *slog.Logger // nil discards
 	Metrics *Metrics     // nil counts nothing

@@ -185,7 +185,7 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 		}
 		name := fmt.Sprintf("%s/checkpoints/%08d-size-%d.txt", v.log.Folder, r.Number, r.Checkpoint.Size)
 		row, err := line(Row{
-			Row: r.Number, Previous: Hex(r.Previous), FirstSeen: Time{r.Checkpoint.FirstSeen}, LastSeen: Time{r.Checkpoint.LastSeen}, Source: r.Checkpoint.Source,
+			Row: r.Number, Previous: Hex(r.Previous), FirstSeen: Time{r.Checkpoint.FirstSeen}, LastSeen: Time{later(r.Checkpoint)}, Source: r.Checkpoint.Source,
 			Size: r.Checkpoint.Size, Root: Base64(r.Checkpoint.Root), Checkpoint: name, Relation: r.Relation.String(), Proof: base64s(r.Proof), Cosignatures: nonNil(r.Cosignatures),
 		})
 		if err != nil {
@@ -226,13 +226,22 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 	return b.spool.add(v.log.Folder+"/checkpoints.jsonl", lines.Bytes())
 }
 
+// later returns when a checkpoint was last seen; what came from a copy, or was pushed, vouches for no
+// time but that.
+func later(c storage.Checkpoint) time.Time {
+	if c.LastSeen.Before(c.FirstSeen) {
+		return c.FirstSeen
+	}
+	return c.LastSeen
+}
+
 // moves says whether a row makes its head the base of the next one.
 func moves(r storage.ArchiveRow, base *Head) bool {
 	switch r.Relation {
 	case storage.RelationFirst, storage.RelationExtends, storage.RelationSame:
 		return true
 	case storage.RelationUnproven:
-		return base == nil || r.Checkpoint.Size >= base.Size
+		return base == nil || r.Checkpoint.Size > base.Size
 	}
 	return false
 }

@@ -59,6 +59,9 @@ func (a *Archive) deliver(ctx context.Context, d store.Destination) {
 func (a *Archive) deliverOne(ctx context.Context, d store.Destination, r record) error {
 	began := a.now()
 	pack := store.Pack{Name: r.Name, Path: a.path(r), Size: r.Size, SHA256: r.Hash}
+	if keep := a.cfg.Retention[d.Name()]; keep > 0 {
+		pack.Retain = r.Built.Add(keep)
+	}
 	if _, err := os.Stat(pack.Path); err != nil {
 		return fmt.Errorf("the pack is not in its folder any more: %w; put it back from another destination", err)
 	}

@@ -214,6 +214,9 @@ func (b *builder) entry(v *logView, index uint64) (folder string, err error) {
 		}
 	}
 	if v.TreeID != 0 {
+		if place.SET == nil { // nothing that Rekor v1 promised is held
+			return "", errNotProven
+		}
 		virtual := v.Start + index
 		place.VirtualIndex = &virtual
 		leaf := storage.LeafHash(body)
