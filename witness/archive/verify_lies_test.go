@@ -86,6 +86,15 @@ var manifestLies = []lie{
 	{"no log trusted", `log "other.example": no key is trusted for it`, 1, func(p *testPack) {
 		p.m.Logs = append(p.m.Logs[:1:1], Log{Origin: "other.example", Folder: "logs/o", Coverage: "full", Keys: []string{}, Cosigners: []string{}, Rows: Rows{1, 0}}, p.m.Logs[1])
 	}},
+	{"a clock that was set back", "", 1, func(p *testPack) { p.m.Period.From = at(900) }},
+	{"an origin of two lines", "this cannot be an origin", 1, func(p *testPack) {
+		p.w.logs = append(p.w.logs, newTestLog("a\nb", "logs/x", "full", 0))
+		p.m.Logs = append([]Log{{Origin: "a\nb", Folder: "logs/x", Coverage: "full", Keys: []string{}, Cosigners: []string{}, Rows: Rows{1, 0}}}, p.m.Logs...)
+	}},
+	{"no origin", "this cannot be an origin", 1, func(p *testPack) {
+		p.w.logs = append(p.w.logs, newTestLog("", "logs/x", "full", 0))
+		p.m.Logs = append([]Log{{Origin: "", Folder: "logs/x", Coverage: "full", Keys: []string{}, Cosigners: []string{}, Rows: Rows{1, 0}}}, p.m.Logs...)
+	}},
 	{"logs out of order", "logs[1]: ", 1, func(p *testPack) { p.m.Logs[0], p.m.Logs[1] = p.m.Logs[1], p.m.Logs[0] }},
 	{"one folder of two logs", `logs[2]: the folder "logs/tiles" is that of`, 3, func(p *testPack) {
 		p.files()
@@ -114,6 +123,13 @@ var manifestLies = []lie{
 	}},
 	{"two cosigners with one ID", "two cosigner keys have the name and the key ID", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, l.Cosigners[1]) }},
 	{"cosigner of type 1", "it is no verifier key of type 4 or 6", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, otherKey("x")) }},
+	{"cosigner that is no key", "cannot be used", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, "x") }},
+	{"cosigner that is no base64", "cannot be used", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, "x+00000000+BA") }},
+	{"cosigner with a short key", "cannot be used", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, "x+00000000+BAAA") }},
+	{"two cosigners of one name", "", 1, func(p *testPack) {
+		l := p.log(tilesOrigin)
+		l.Cosigners = append(l.Cosigners, newTestCosigner("witness.example.com/w1", true).vkey, newTestCosigner("witness.example.com/w1", false).vkey)
+	}},
 	{"cosigner with another ID", "its key ID is", 1, func(p *testPack) {
 		l := p.log(tilesOrigin)
 		name, _, encoded := cutKey(l.Cosigners[0])

@@ -40,6 +40,7 @@ type pack struct {
 	index    map[string]int // of the files in m.Files
 	offsets  []int64        // of their contents, or missing or broken
 	used     []bool         // something in the pack is about it
+	partial  bool           // not everything that files can be about was read
 	notes    map[string][]byte
 }
 
@@ -71,7 +72,7 @@ func (v *verification) pack(ctx context.Context, in Input) (*pack, error) {
 	}
 	p.checkTrust()
 	for i, used := range p.used {
-		if !used && p.m.Files[i].Name != reportFile {
+		if !used && !p.partial && p.m.Files[i].Name != reportFile {
 			p.errorf(p.m.Files[i].Name, "nothing in the pack is about this file")
 		}
 	}
@@ -279,6 +280,7 @@ func lines[T any](p *pack, name string, line func(place string, v *T) error) err
 	p.use(name)
 	c, err := p.content(&p.remarks, name, name, 0)
 	if c == nil || err != nil {
+		p.partial = true
 		return err
 	}
 	b := bufio.NewReaderSize(c, 1<<20)
@@ -291,9 +293,11 @@ func lines[T any](p *pack, name string, line func(place string, v *T) error) err
 			return nil
 		case err == io.EOF:
 			p.errorf(place, "the last line does not end with a newline")
+			p.partial = true
 			return nil
 		case err == bufio.ErrTooLong:
 			p.errorf(place, "the line is longer than %d bytes", maxLine)
+			p.partial = true
 			return nil
 		case err != nil:
 			return err
@@ -301,6 +305,7 @@ func lines[T any](p *pack, name string, line func(place string, v *T) error) err
 		v := new(T)
 		if err := d.decode(raw[:len(raw)-1], v); err != nil {
 			p.errorf(place, "the line is not what it should be: %v", err)
+			p.partial = true
 			continue
 		}
 		if err := line(place, v); err != nil {

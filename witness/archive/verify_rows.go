@@ -83,6 +83,7 @@ func (p *pack) checkLog(ctx context.Context, l *Log) error {
 	c.readCosigners()
 	switch i, ok := p.index[c.file]; {
 	case !sound:
+		p.partial = true
 	case l.Rows.Last < l.Rows.First:
 		c.end()
 	default:

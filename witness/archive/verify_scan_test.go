@@ -49,6 +49,14 @@ func TestScan(t *testing.T) {
 			t.Errorf("want %q in:\n%s", c.reason, texts(r.Errors))
 		}
 	}
+	// What is missing or changed is said once, not of everything that is about it.
+	for _, name := range []string{"logs/tiles/checkpoints/00000002-size-9.txt", "logs/rekor/checkpoints.jsonl", "entries/000002/proof.txt", "entries/000002/entry.json", outagesFile, reportFile} {
+		i := slices.IndexFunc(files, func(f tarFile) bool { return f.name == name })
+		refused(t, w.verify(writeTar(slices.Delete(slices.Clone(files), i, i+1), mtime)), name+": the manifest lists this file, and it is missing")
+		changed := slices.Clone(files)
+		changed[i].content = slices.Concat(changed[i].content[1:], []byte("x"))
+		refused(t, w.verify(writeTar(changed, mtime)), name+": the file was changed")
+	}
 	refused(t, w.verify(writeTar(files, mtime+1)), "the files are of another time than the end of the period")
 	if r := w.verify([]byte(strings.Repeat("x", 2000))); !strings.Contains(texts(r.Errors), "this is no evidence pack") {
 		t.Error(texts(r.Errors))
