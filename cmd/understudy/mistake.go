@@ -111,15 +111,14 @@ func (c *Config) unknownKey(key *token.Token) string {
 		if !ok || value.Key.GetToken() != key {
 			return
 		}
-		switch path := value.GetPath(); {
-		case strings.HasPrefix(path, "$.listen."):
-			section = reflect.TypeFor[Listen]()
-		case strings.Contains(path, "].sources["):
-			section = reflect.TypeFor[SourceConfig]()
-		case strings.Contains(path, "].watch["):
-			section = reflect.TypeFor[WatchConfig]()
-		case strings.HasPrefix(path, "$.logs["):
-			section = reflect.TypeFor[LogConfig]()
+		for part := range strings.SplitSeq(value.GetPath(), ".") {
+			name, _, _ := strings.Cut(part, "[")
+			for _, field := range reflect.VisibleFields(section) {
+				if inner := structOf(field.Type); field.Tag.Get("yaml") == name && inner != nil {
+					section = inner
+					break
+				}
+			}
 		}
 	}), c.file.Docs[0].Body)
 	var known []string
@@ -129,6 +128,17 @@ func (c *Config) unknownKey(key *token.Token) string {
 		}
 	}
 	return fmt.Sprintf("unknown key %q; %s", key.Value, suggest(key.Value, known))
+}
+
+// structOf returns the struct that a field is, or points to, or is a list of; nil for others.
+func structOf(t reflect.Type) reflect.Type {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	return t
 }
 
 type visitFunc func(ast.Node)

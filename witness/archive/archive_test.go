@@ -305,11 +305,7 @@ func (w *world) verify(folder string) *Report {
 		}
 	}
 	for _, g := range w.logs {
-		var want []string
-		for _, raw := range g.seen {
-			want = append(want, raw)
-		}
-		have := got[g.origin]
+		want, have := g.seen, got[g.origin]
 		if len(have) > len(want) || strings.Join(have, "") != strings.Join(want[:len(have)], "") {
 			w.t.Errorf("%s: the packs have %d checkpoints, and not those that were seen", g.origin, len(have))
 		}
