@@ -267,6 +267,37 @@ func TestTimestamps(t *testing.T) {
 	}
 }
 
+// TestNotProven holds that what is allowed to be missing is found.
+func TestNotProven(t *testing.T) {
+	for finding, change := range map[string]func(p *testPack){
+		"entries/000002/place.json: there is no signed entry timestamp": func(p *testPack) { p.place(2, func(e *EntryPlace) { e.SET = nil }) },
+		"before it begins at 2026-03-01T15:00":                          func(p *testPack) { p.m.Period.From = at(900) },
+		"from 2026-03-01T01:50:00.123456789Z to 2026-03-01T02:00":       func(*testPack) {},
+	} {
+		w := newChain(t)
+		change(w.packs[0])
+		if r := w.verify(w.packs[0].encode()); !r.Good() || !strings.Contains(texts(r.Findings), finding) {
+			t.Errorf("want %q in:\n%s%s", finding, texts(r.Errors), texts(r.Findings))
+		}
+	}
+	// An entry can be large.
+	w := newTestWorld(t)
+	l := newTestLog(tilesOrigin, "logs/tiles", "full", 1)
+	w.logs, l.entries = []*testLog{l}, append(l.entries, make([]byte, 3*maxSmall))
+	l.tree.AppendData(l.entries[1])
+	p := w.pack()
+	p.grow(l, 2)
+	p.answers = []Answer{{Wanted{Index: "1"}, []Found{{p.entry(l, 1, 2)}}, "all of it", true}}
+	if r := w.verify(p.encode()); !r.Good() {
+		t.Error(texts(r.Errors))
+	}
+	for origin, want := range map[string]bool{v1Origin: true, tilesOrigin: false, "ab123": false, " - 1": true, "a - ": false, "a - -1": false} {
+		if _, ok := treeID(origin); ok != want {
+			t.Errorf("%q: %t", origin, ok)
+		}
+	}
+}
+
 // TestEveryByteCounts flips bits and cuts.
 func TestEveryByteCounts(t *testing.T) {
 	w := newChain(t)
@@ -287,6 +318,8 @@ func TestEveryByteCounts(t *testing.T) {
 			t.Errorf("cut at byte %d (seed %d)", i, seed)
 		}
 	}
+	refused(t, w.verify(pack[:len(pack)-600]), "it ends after")
+	refused(t, w.verify(pack[:len(pack)/2]), "it ends after")
 	if r := w.verify(append(slices.Clone(pack), 0)); r.Good() {
 		t.Error("a byte behind the end does not count")
 	}
@@ -315,7 +348,7 @@ func TestReadErrors(t *testing.T) {
 	}
 }
 
-// failingFile fails after a number of reads.
+// failingFile fails once, after a number of reads.
 type failingFile struct {
 	mu   sync.Mutex
 	pack []byte
@@ -326,7 +359,7 @@ type failingFile struct {
 func (f *failingFile) ReadAt(p []byte, off int64) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.left--; f.left < 0 {
+	if f.left--; f.left == -1 {
 		return 0, f.err
 	}
 	return bytes.NewReader(f.pack).ReadAt(p, off)
