@@ -437,7 +437,7 @@ def add_row(draft, log, size, relation, fork=False, cosigners=(), note=None):
     draft.files[name] = note
     draft.files[log.folder + "/checkpoints.jsonl"] = draft.files.get(log.folder + "/checkpoints.jsonl", b"") + dumps(row) + b"\n"
     log.hash = bytes.fromhex(row_hash(log.origin, row, note))
-    if relation in ("first", "extends", "same") or relation == "unproven" and size >= log.base["size"]:
+    if relation in ("first", "extends", "same") or relation == "unproven" and size > log.base["size"]:
         log.base = tree.head(size)
 
 
@@ -445,9 +445,9 @@ def add_entry(draft, log, number, index, size, virtual_index=None):
     """Adds the files of an entry; the log's rows are all there."""
     folder, entry, newest = f"entries/{number:06}", log.tree.leaves[index], log.base
     proof = "".join(f"{line}\n" for line in ["c2sp.org/tlog-proof@v1", f"index {index}", *map(b64, log.tree.inclusion(index, size)), ""])
-    place = {"origin": log.origin, "index": index, "tie": log.tree.link(size, newest["size"]), "to": newest, "set": None, "virtual_index": None,
-             "uuid": sha256(b"\0" + entry).hex()}
+    place = {"origin": log.origin, "index": index, "tie": log.tree.link(size, newest["size"]), "to": newest, "set": None, "virtual_index": None, "uuid": ""}
     if virtual_index is not None:
+        place["uuid"] = f"{int(log.origin.split()[-1]):016x}" + sha256(b"\0" + entry).hex()
         place["set"], place["virtual_index"] = promise(log, entry, 1_767_300_123, virtual_index), virtual_index
     draft.files.update({f"{folder}/entry.json": entry, f"{folder}/proof.txt": proof.encode() + log.note(size), f"{folder}/place.json": dumps(place)})
     return {"folder": folder}
@@ -558,7 +558,7 @@ class World:
 
     def copy(self):
         other = copy.copy(self)
-        other.packs = [draft.copy() for draft in self.packs]
+        other.packs, other.keys = [draft.copy() for draft in self.packs], list(self.keys)
         return other
 
 

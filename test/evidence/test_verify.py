@@ -150,6 +150,14 @@ def line(draft, file, number, **changes):
     draft.set_lines(file, values)
 
 
+def trusting(name):
+    """A file more, from which keys were taken, the manifest says."""
+    def change(draft):
+        draft.files[name] = b""
+        draft.manifest["trust"].append(draft.manifest["trust"][0] | {"file": name})
+    return change
+
+
 def place(draft, number, **changes):
     name = f"entries/{number:06}/place.json"
     draft.files[name] = dumps(json.loads(draft.files[name]) | changes)
@@ -175,11 +183,10 @@ lies(1, {
     "manifest.json: format is none of": lambda d: d.manifest.update(format="understudy evidence pack v2"),
     "previous is null, and this is not pack 1": lambda d: d.manifest.update(
         previous={"number": 0, "name": "understudy-evidence-000000-2026-01-01.tar", "manifest_sha256": "00" * 32}),
-    "period.from is after period.to": lambda d: d.manifest["period"].update({"from": when(START + MONTH + 1)}),
     "log rekor.example - 77: rows.first is not 1, and this is the first pack": lambda d: log_of(d, "v1-rsa").update(
         rows={"first": 2, "last": 1}, before=(b := {"row_hash": "11" * 32, "newest": the("v1").tree.head(3)}), after=b),
-    "files has no outages.jsonl": lambda d: d.files.pop("outages.jsonl"),
-    "files has no REPORT.md": lambda d: d.files.pop("REPORT.md"),
+    "files has no outages.jsonl, or no": lambda d: d.files.pop("outages.jsonl"),
+    "files has no outages.jsonl, or no REPORT.md": lambda d: d.files.pop("REPORT.md"),
     "log.*v2.*cosigners.*key ID|cosigners.0.: the key ID in the verifier key is not that": lambda d: log_of(d, "v2")["cosigners"].__setitem__(
         0, re.sub(r"\+........\+", "+00000000+", log_of(d, "v2")["cosigners"][0])),
     "cosigners.0.: it is a verifier key of type 1": lambda d: log_of(d, "v2")["cosigners"].__setitem__(0, make.vkey("x", 1, make.raw(SPARE))),
@@ -195,13 +202,27 @@ lies(1, {
         setattr(d, "archive", (d.archive[0], SPARE)), d.manifest["archive"].update(key=make.vkey("archive.example", 1, make.raw(SPARE)))),
     "trust/x.txt: nothing in the pack says what it is for": lambda d: d.files.update({"trust/x.txt": b""}),
     "entries/000001/entry.json: nothing in the pack says what it is for": lambda d: d.files.update({"entries/000001/entry.json": b""}),
-    "logs/v1-rsa/checkpoints.jsonl: nothing in the pack says": lambda d: d.files.update({"logs/v1-rsa/checkpoints.jsonl": b""}),
+    "logs/v1-rsa/checkpoints.jsonl: it is in the pack, and the log has no rows": lambda d: trusting("logs/v1-rsa/checkpoints.jsonl")(d),
+    "entries/000001/entry.json: nothing in the pack says what it": lambda d: trusting("entries/000001/entry.json")(d),
+    "error: pack1.tar: the manifest lists timestamp.tsr": lambda d: trusting("timestamp.tsr")(d),
+    "error: pack1.tar: the manifest lists manifest.note": lambda d: trusting("manifest.note")(d),
+    "error: pack1.tar: the manifest lists manifest.json": lambda d: trusting("manifest.json")(d),
+    "archive.vantage is not text without control": lambda d: d.manifest["archive"].update(vantage="a\x7fb"),
+    "logs.0..name is not text without control": lambda d: d.manifest["logs"][0].update(name="a\nb"),
+    "logs.1..name is not text without control": lambda d: d.manifest["logs"][1].update(name="a\x7fb"),
+    "archive.name is not text without control": lambda d: (
+        setattr(d, "archive", ("a\x7fb", d.archive[1])), d.manifest["archive"].update(name="a\x7fb", key=make.vkey("a\x7fb", 1, make.raw(d.archive[1])))),
 })
 
 lies(3, {
     "previous is null, and this is not pack 1": lambda d: d.manifest.update(previous=None),
     "previous.number is not the number before this one": lambda d: d.manifest["previous"].update(number=1, name="understudy-evidence-000001-2026-03-02.tar"),
-    "previous.name is not the name of a pack": lambda d: d.manifest["previous"].update(name="understudy-evidence-2-2026-03-02.tar"),
+    "previous.name does not begin with understudy-evidence- and previous.number": lambda d: d.manifest["previous"].update(
+        name="understudy-evidence-2-2026-03-02.tar"),
+    "previous.name does not begin with understudy-evidence- and": lambda d: d.manifest["previous"].update(name="understudy-evidence-000001-2026-03-02.tar"),
+    "previous.name does not begin with understudy-evidence-": lambda d: d.manifest["previous"].update(name="understudy-evidence-0000020-2026-03-02.tar"),
+    "previous.name does not begin with": lambda d: d.manifest["previous"].update(name="x/understudy-evidence-000002-2026-03-02.tar"),
+    "previous.name is not text without control": lambda d: d.manifest["previous"].update(name="understudy-evidence-000002\n"),
     "logs are not sorted by origin": lambda d: d.manifest["logs"].reverse(),
     "logs are not sorted by origin, or an origin is there twice": lambda d: d.manifest["logs"].insert(0, d.manifest["logs"][0] | {"folder": "logs/again"}),
     "two logs have one folder": lambda d: log_of(d, "ecdsa").update(folder="logs/forked"),
@@ -271,7 +292,8 @@ lies(1, {
     "v2/checkpoints.jsonl: the base after row 11 is not after.newest": lambda d: log_of(d, "v2")["after"].update(newest=the("v2").tree.head(299)),
     "v2/checkpoints.jsonl: the base after row 11 is not after": lambda d: log_of(d, "v2")["after"].update(newest=None),
     "v2/checkpoints.jsonl, line 2: source is not text without control": lambda d: change_row(d, "v2", 2, source="a\nb"),
-    "row 2: checkpoint is not the name that row and size demand": lambda d: (
+    "v2/checkpoints.jsonl, line 3: source is not text without control": lambda d: change_row(d, "v2", 3, source="a\x7fb"),
+    "row 2: checkpoint is not named by row and size": lambda d: (
         d.files.update({"logs/v2/checkpoints/2-size-5.txt": d.files.pop("logs/v2/checkpoints/00000002-size-5.txt")}),
         change_row(d, "v2", 2, checkpoint="logs/v2/checkpoints/2-size-5.txt")),
     "v2/checkpoints.jsonl, row 3: the relation is first": lambda d: change_row(d, "v2", 3, relation="first"),
@@ -317,6 +339,11 @@ def stranger(line, note):
     return text + b"\n\n" + line.encode() + b"\n" + signatures
 
 
+def strangers(note, count):
+    """The note of five lines with so many more."""
+    return functools.reduce(lambda note, i: stranger("— x AAAAAAAA", note), range(count), note)
+
+
 def resigned(name, function):
     """A change of a note's text, which the log signs."""
     return lambda note: the(name).signed(function(note.decode().partition("\n\n")[0] + "\n"))
@@ -340,7 +367,7 @@ def note_lies():
         "a signature is not": functools.partial(stranger, "— x A"),
         "a signature is not canonical": functools.partial(stranger, "— x AAAAAAB="),
         "a signature is too short": functools.partial(stranger, "— x AAAAAA=="),
-        "the note has too many signatures": lambda n: functools.reduce(lambda n, i: stranger("— x AAAAAAAA", n), range(100), n),
+        "the note has too many lines": lambda n: strangers(n, 96),
         "the note is not UTF-8": lambda n: stranger("— x AAAAAAAA", n).replace(b"x", b"\xff"),
         "the note has a control character": resigned("v2", lambda t: t + "a\tb\n"),
         "the note has a control": lambda n: n.replace(b"\n", b"\r\n"),
@@ -425,6 +452,11 @@ def evidence(name, number, note, **changes):
     return change
 
 
+def empty(name):
+    """A checkpoint of size 0 that says another root than that of the empty tree."""
+    return the(name).signed(f"{the(name).origin}\n0\n{b64(bytes(32))}\n")
+
+
 def in_quarantine(name, pattern):
     return f"log {name}.example, quarantine: {pattern}"
 
@@ -447,23 +479,31 @@ lies(2, {
         "proven", 0, None, proof=[flip(p) for p in the("proven").tree.link(5, 9)]),
     in_quarantine("proven", "the consistency proof leads to another root at"): evidence("proven", 0, None, root=b64(bytes(32))),
     in_quarantine("proven", "the root at size 0 is not that of the empty tree"): evidence(
-        "proven", 0, lambda: the("proven").signed(f"proven.example\n0\n{b64(bytes(32))}\n"), root=b64(b"1" * 32), proof=[]),
+        "proven", 0, lambda: empty("proven"), root=b64(b"1" * 32), proof=[]),
 })
 
 
-@lie(2, "quarantine: logs/other.txt: the file logs/other.txt is not in the pack", only=False)
-def no_evidence(d):
-    log_of(d, "forked")["quarantine"]["first"] = "logs/other.txt"
+def move_evidence(new):
+    def change(d):
+        quarantine = log_of(d, "forked")["quarantine"]
+        d.files[new] = d.files.pop(quarantine["first"])
+        quarantine["first"] = new
+    return change
 
 
-@lie(2, "quarantine: .*checkpoints.jsonl is not a file to refer to", only=False)
-def rows_as_evidence(d):
-    log_of(d, "forked")["quarantine"]["first"] = V2ROWS
-
-
-@lie(2, "quarantine: manifest.note: the file manifest.note is not in the pack", only=False)
-def note_as_evidence(d):
-    log_of(d, "forked")["quarantine"]["first"] = "manifest.note"
+lies(2, {
+    "quarantine: logs/forked/other.txt: the file logs/forked/other.txt is not in the pack": evidence("forked", 0, None, first="logs/forked/other.txt"),
+    "quarantine: .*checkpoints.jsonl is not a file to refer to": evidence("forked", 0, None, first="logs/forked/checkpoints.jsonl"),
+    "quarantine: manifest.note: it is not in the folder of the log": evidence("forked", 0, None, first="manifest.note"),
+    "quarantine: logs/forked2/first.txt: it is not in the folder of the log": move_evidence("logs/forked2/first.txt"),
+    "quarantine: logs/v2/first.txt: it is not in the folder of the log": move_evidence("logs/v2/first.txt"),
+    "quarantine: trust/first.txt: it is not in the folder of the log": move_evidence("trust/first.txt"),
+    in_quarantine("proven", "a consistency proof from size 0 is not empty"): evidence(
+        "proven", 0, lambda: empty("proven"), root=b64(sha256(b"")), proof=[b64(bytes(32))]),
+    in_quarantine("proven", "the smaller checkpoint has the root that the larger"): evidence(
+        "proven", 0, lambda: the("proven").note(0), root=b64(sha256(b"")), proof=[]),
+    in_quarantine("proven", "the checkpoints have different sizes"): evidence("proven", 0, lambda: empty("proven"), root=None, proof=[]),
+})
 
 
 # Entries
@@ -493,6 +533,17 @@ def forked_entry(d):
     place(d, 1, tie=[])
 
 
+def uuid_of(draft, number):
+    return json.loads(draft.files[f"entries/{number:06}/place.json"])["uuid"]
+
+
+def meant(draft, text):
+    """Other names of the logs, and which of them are meant by the last thing that is wanted."""
+    for name, new in (("v2", "rekor/a/2026"), ("v1", "old/rekor/shards/1"), ("v1-rsa", "old/rekor/shards/77"), ("ecdsa", "plain")):
+        log_of(draft, name)["name"] = new
+    line(draft, ENTRIES, 4, wanted={"index": "0", "log": text})
+
+
 def other_set(**changes):
     def change(d):
         old = json.loads(d.files["entries/000004/place.json"])["set"]
@@ -509,6 +560,15 @@ lies(2, {
     "entries.jsonl, line 3: wanted is not an object": lambda d: line(d, ENTRIES, 3, wanted="a"),
     "entries.jsonl, line 4: found has a folder twice": lambda d: line(d, ENTRIES, 4, found=[{"folder": "entries/000005"}] * 2),
     "entries.jsonl, line 4: entries/000005 is of another log than wanted.log": lambda d: line(d, ENTRIES, 4, wanted={"index": "0", "log": V1}),
+    "entries.jsonl, line 4: entries/000005 is of another log than wanted": lambda d: meant(d, "rekor"),
+    "entries.jsonl, line 4: entries/000005 is of another log than": lambda d: meant(d, "rekor/a/2026"),
+    "entries.jsonl, line 4: entries/000005 is of another log": lambda d: meant(d, "old/rekor"),
+    "entries.jsonl, line 4: entries/000005 is of another": lambda d: meant(d, "old/rek"),
+    "entries.jsonl, line 4: entries/000005 is of": lambda d: meant(d, "old/rekor/shards/"),
+    "entries.jsonl, line 4: entries/000005 is": lambda d: meant(d, "77"),
+    "entries.jsonl, line 4: entries/000005 ": lambda d: line(d, ENTRIES, 4, wanted={"index": "0", "log": ""}),  # before no slash
+    "entries.jsonl, line 4: entries/000005": lambda d: meant(d, "logs/v1-rsa"),
+    "entries.jsonl, line 1: entries/000004 is of another log than wanted.log": lambda d: line(d, ENTRIES, 1, wanted={"digest": "a", "log": "v2"}),
     "line 1, entries/000001: proof.txt: the inclusion proof leads to another root": edit("entries/000001/entry.json", lambda b: b + b" "),
     "entries/000001: proof.txt: the index is not that in place.json": lambda d: place(d, 1, index=5),
     "entries/000001: proof.txt: the inclusion proof leads to another": lambda d: (
@@ -540,8 +600,18 @@ lies(2, {
     "entries/000004: place.json: an entry of Rekor v1 has no set": lambda d: place(d, 4, set=None, virtual_index=None),
     "entries/000001: place.json: an entry of Rekor v1 has no set, or": lambda d: place(
         d, 1, set=json.loads(d.files["entries/000004/place.json"])["set"], virtual_index=1),
-    "entries/000004: place.json: one of set and virtual_index is null": lambda d: place(d, 4, virtual_index=None),
-    "entries/000001: place.json: one of set and virtual_index is null": lambda d: place(d, 1, virtual_index=1),
+    "entries/000004: place.json: an entry of Rekor v1 has no set, or one": lambda d: place(d, 4, set=None),
+    "entries/000004: place.json: an entry of Rekor v1 has no virtual_index": lambda d: place(d, 4, virtual_index=None),
+    "entries/000001: place.json: an entry of Rekor v1 has no set, or one of": lambda d: place(
+        d, 1, set=json.loads(d.files["entries/000004/place.json"])["set"]),
+    "entries/000001: place.json: an entry of Rekor v1 has no virtual_index": lambda d: place(d, 1, virtual_index=1),
+    "entries/000001: place.json: uuid is not": lambda d: place(d, 1, uuid=sha256(b"\0" + the("v2").tree.leaves[4]).hex()),
+    "entries/000004: place.json: uuid is not": lambda d: place(d, 4, uuid=""),
+    "entries/000004: place.json: uuid is not tree": lambda d: place(d, 4, uuid=uuid_of(d, 4)[16:]),
+    "entries/000004: place.json: uuid is not tree ID": lambda d: place(d, 4, uuid=uuid_of(d, 5)),
+    "entries/000004: place.json: uuid is not tree ID and": lambda d: place(d, 4, uuid=f"{77:016x}" + uuid_of(d, 4)[16:]),
+    "entries/000004: place.json: uuid is not tree ID and leaf": lambda d: place(d, 4, uuid=uuid_of(d, 4).upper()),
+    "entries/000005: place.json: uuid is not tree ID and leaf": lambda d: place(d, 5, uuid=uuid_of(d, 5).lstrip("0")),
     "entries/000004: place.json: the signature of the set does not verify": lambda d: place(d, 4, virtual_index=5021),
     "entries/000004: place.json: the signature of the set does not": other_set(integrated_time=1),
     "entries/000004: place.json: the signature of the set does": other_set(signature=""),
@@ -595,14 +665,16 @@ class Lies(Case):
             value = draft.manifest if name == "manifest.json" else draft.lines(name)[number]
             for path in set(paths(value)):
                 old = functools.reduce(lambda v, key: v[key], path, value)
-                for new in (None, True, 3, 1.0, "x", [], {}, [None], {"x": 1}, remove, -1, 1 << 63):
+                for new in (None, 3, 1.0, "x", [], remove, -1, 1 << 63):
                     if new is remove and isinstance(path[-1], int) or new is None and path[-1] in NULLABLE:
                         continue
+                    if type(old) is not int and new in (1.0, -1, 1 << 63) or any(isinstance(key, int) and key > 1 for key in path):
+                        continue  # like others
                     if type(new) is type(old) and not (type(old) is int and new in (-1, 1 << 63)):
                         continue
                     self.one_member(name, number, path, new)
                     seen += 1
-        self.assertGreater(seen, 1500)
+        self.assertGreater(seen, 500)
 
     def one_member(self, name, number, path, new):
         draft = pack(2)
@@ -677,14 +749,77 @@ class Valid(Case):
         draft = world.packs[0].copy()
         change_row(draft, "v2", 11, first_seen=when(START + MONTH), last_seen=when(START + MONTH))
         self.passes(draft, finding="row 11: it was first seen outside of the period")
-        draft = world.packs[0].copy()
-        witness = make.Cosigner("witness.example/ed", make.ed25519_key("cosigner"))
-        change_note(draft, "v2", 11, lambda n: n + (witness.line(n) + "\n").encode())
-        self.assertIn("4 checked, 3 of them", "".join(self.passes(draft)))
-        draft = world.packs[0].copy()
-        change_note(draft, "v2", 11, lambda n: n + (witness.line(the("v2").note(3)) + "\n").encode())
-        self.passes(draft, finding="00000011-size-300.txt: the cosignature of witness.example/ed in it does not verify")
         self.assertIn("3 checked, 3 of them", "".join(self.passes(world.packs[0], keys=world.keys + [world.mldsa.vkey])))
+
+    def test_period(self):
+        """A clock that was set back is a finding; the end of a period is rounded down in the tar."""
+        draft = pack(1)
+        draft.manifest["period"]["to"] = when(START + MONTH + 999_999_999)
+        self.passes(draft)
+        draft = pack(1)
+        draft.manifest["period"].update({"from": when(START + MONTH), "to": when(START)})
+        lines = "\n".join(self.passes(draft, finding="the period ends before it begins"))
+        self.assertRegex(lines, "row 1, and 10 more: it was first seen outside of the period")
+        draft = pack(2)
+        draft.manifest["period"]["to"] = when(START + MONTH - 10 * SECOND)
+        draft.set_lines("outages.jsonl", draft.lines("outages.jsonl")[:1])
+        self.passes(draft, finding="the period ends before it begins")
+        self.assertNotIn("before it begins", "".join(self.passes(pack(2))))
+        draft = pack(2)
+        draft.manifest["period"]["to"] = draft.manifest["period"]["from"]
+        draft.set_lines("outages.jsonl", [])
+        self.assertNotIn("before it begins", "".join(self.passes(draft)))
+
+    def test_previous(self):
+        """Of the name of the pack before, only the beginning is said."""
+        draft = pack(3)
+        draft.manifest["previous"]["name"] = "understudy-evidence-000002-2026-02-31.tar.copy"
+        self.passes(draft)
+
+    def test_notes(self):
+        """Notes of up to 100 lines, with lines of others, of cosigners, and several of a key."""
+        witness, other = make._world().cosigner, the("v2").note(3)
+        for function in (lambda n: strangers(n, 95), lambda n: n + n.splitlines(True)[-1], lambda n: n + (witness.line(n) + "\n").encode(),
+                         lambda n: n + (witness.line(other) + "\n").encode(), lambda n: stranger("— log2026.rekor.example AAAAAAAA", n)):
+            draft = pack(1)
+            change_note(draft, "v2", 11, function)
+            lines = self.passes(draft)
+            self.assertIn("3 checked, 2 of them", "".join(lines))
+            self.assertFalse([line for line in lines if "does not verify" in line])
+
+    def test_quarantine(self):
+        """Evidence in other files of the log's folder, and about the empty tree."""
+        draft = pack(2)
+        del draft.files["logs/forked/quarantine/first.txt"]
+        evidence("forked", 0, None, first="logs/forked/checkpoints/00000001-size-9.txt")(draft)
+        move = log_of(draft, "frozen")["quarantine"]["second"]
+        draft.files["logs/frozen/a/b.txt"] = draft.files.pop(move)
+        evidence("frozen", 0, None, second="logs/frozen/a/b.txt")(draft)
+        evidence("proven", 0, lambda: empty("proven"), root=b64(sha256(b"")), proof=[])(draft)
+        self.passes(draft, finding="log proven.example: it is in quarantine")
+        evidence("proven", 1, lambda: the("proven").note(0), root=None)(draft)
+        self.passes(draft, finding="log proven.example: it is in quarantine")
+
+    def test_wanted(self):
+        """Logs that are named by an origin, a name, or what stands before the last slash."""
+        for text in ("rekor.example - 77", "old/rekor/shards/77", "old/rekor/shards"):
+            draft = pack(2)
+            meant(draft, text)
+            self.passes(draft)
+        draft = pack(2)
+        meant(draft, "old/rekor/shards")
+        line(draft, ENTRIES, 4, found=[{"folder": "entries/000004"}, {"folder": "entries/000005"}])
+        line(draft, ENTRIES, 2, wanted={"digest": "a", "log": "rekor/a"})
+        self.passes(draft)
+        line(draft, ENTRIES, 3, wanted={"digest": "a", "log": "a log that is not held"})
+        self.passes(draft, finding="line 3: nothing was found of digest a")
+
+    def test_trust(self):
+        """Files from which keys were taken may have any names that are not those of others."""
+        draft = pack(1)
+        trusting("trusted_root.json")(draft)
+        trusting("trust/signing/2")(draft)
+        self.passes(draft)
 
     def test_ignored(self):
         """Members that the format does not list are ignored, also such whose names differ in case only."""
@@ -693,6 +828,7 @@ class Valid(Case):
         log_of(draft, "v2")["Origin"] = "x"
         draft.set_lines(V2ROWS, [row | {"Size": 0, "sIze": 1} for row in draft.lines(V2ROWS)])
         place(draft, 1, Index=0)
+        line(draft, ENTRIES, 1, wanted={"digest": "a", "more": 1, "UUID": None})
         self.passes(draft)
 
     def test_sizes(self):
@@ -735,15 +871,41 @@ class Given(Case):
     def test_missing_keys(self):
         world = make.world()
         self.fails("log ecdsa.example/log: there is no trusted key of it", world.packs[1], keys=[k for k in world.keys if "ecdsa" not in k])
-        self.fails("log rekor.example - 77: there is no trusted key", world.packs[0], root=None, only=False)
+        self.fails("log rekor.example - 77: there is no trusted key", world.packs[1], root=None, only=False)
+
+    def test_needed_keys(self):
+        """Keys are needed of logs that have rows, evidence or entries in the pack; the third pack has rows of v1."""
+        draft, keys = pack(3), list(make.world().keys)
+        self.passes(draft, keys=[k for k in keys if "ecdsa" not in k])
+        for name in ("forked", "frozen", "proven"):
+            self.fails(f"log {name}.example: there is no trusted key of it", draft, keys=[k for k in keys if name not in k])
+        keys.append(f"{V1}={the('v1').vkey()}")
+        self.passes(draft, root=None, keys=keys)
+        draft.set_lines(ENTRIES, [{"wanted": {"digest": "a"}, "found": [make.add_entry(draft, the("v2"), 1, 4, 12)], "looked": "x", "complete": True}])
+        self.fails("log log2026.rekor.example: there is no trusted key of it", draft, root=None, keys=keys)
+        self.passes(draft, root=None, keys=keys + [the("v2").vkey()])
 
     def test_key_for_origin(self):
-        """A key of another name for an origin; not without saying so."""
-        world = make.world()
-        more = [part for name in ("v1", "v2") for part in ("--log-key", the(name).origin, the(name).vkey())]
-        self.fails("log rekor.example - 77: there is no trusted key", world.packs[0], root=None, more=more)
-        keys = world.keys + [the("v1").vkey()]
-        self.fails("log rekor.example - 11930", world.packs[0], root=None, keys=keys, only=False)
+        """A key of another name for an origin; not without saying so, and for nothing else."""
+        world, draft, keys = make.world(), pack(1), make.world().keys
+        more = [f"{the(name).origin}={the(name).vkey()}" for name in ("v1", "v2", "v1-rsa")[:2]]
+        self.passes(draft, root=None, keys=keys + more)
+        self.fails("log rekor.example - 77: there is no trusted key", pack(2), root=None, keys=keys + more)
+        self.fails("log rekor.example - 11930.*: there is no trusted key", draft, root=None, keys=keys + [the("v1").vkey(), the("v2").vkey()])
+        self.fails("log log2026.rekor.example: there is no trusted key", draft, root=None, keys=keys + [more[0], f"x={the('v2').vkey()}"])
+        self.fails("v1/checkpoints.jsonl, row 1.*: no trusted key signed", draft, root=None, keys=keys + [f"{V1}={the('v2').vkey()}", more[1]], only=False)
+        archive, rest = f"x={keys[0]}", keys[1:]
+        self.passes(draft, keys=rest + [archive], finding="nobody vouched for the archive key")
+        self.passes(draft, keys=keys + ["x=" + make.vkey("archive.example", 1, make.raw(SPARE))])
+        self.fails("signed by another key of archive.example", draft, keys=rest + [make.vkey("archive.example", 1, make.raw(SPARE))])
+        self.assertIn("which you gave", "".join(self.passes(draft, keys=keys + [make.vkey("archive.example", 1, make.raw(SPARE))])))
+
+    def test_key_forms(self):
+        for name, kind, public in (("a", 1, make.raw(SPARE)), ("a=b", 1, make.raw(SPARE)), ("b", 2, make.spki(make.ecdsa_key("x")))):
+            key = make.vkey(name, kind, public)
+            for origin in (None, "x", "x - 7", "x=y", "=", "a+b", "a+00000000+AAAA"):
+                given, read = verify.read_given_key(key if origin is None else f"{origin}={key}")
+                self.assertEqual((given, read.name, read.type), (origin, name, kind))
 
     def test_wrong_keys(self):
         world = make.world()
@@ -754,16 +916,6 @@ class Given(Case):
         swapped["tlogs"][1], swapped["tlogs"][2] = ({**swapped["tlogs"][1], "baseUrl": "https://x.example"}, swapped["tlogs"][2])
         self.root(swapped)
         self.fails("v1/checkpoints.jsonl, row 1.*: no trusted key signed", world.packs[0], root="other.json", only=False)
-
-    def test_colliding_cosigner(self):
-        """A given key with the name and key ID of the manifest's, and other bytes."""
-        given = verify.read_vkey(make.world().cosigner.vkey)
-        real, verify.read_vkey = verify.read_vkey, lambda text: given._replace(raw=b"other") if "w" == text else real(text)
-        try:
-            self.fails("the manifest has another key of the cosigner witness.example/ed than", make.world().packs[0],
-                       keys=["w", *(k for k in make.world().keys if not k.startswith("w"))])
-        finally:
-            verify.read_vkey = real
 
     def test_left_out(self):
         """ECDSA keys of logs that are not Rekor v1 are left out, with a finding."""
@@ -783,14 +935,17 @@ class Given(Case):
         self.assertEqual(run()[0], 2)
         for key in ("x", "", "a+00000000+AA==", "a+00000000+", "a b+00000000+AAAA", make.vkey("a", 9, b"x"), make.vkey("a", 2, b"x"),
                     make.vkey("a", 2, make.spki(SPARE)),
-                    make.vkey("a", 2, make.spki(make.ecdsa_key("x", make.ec.SECP256K1()))), make.vkey("a", 2, make.spki(make.rsa_key("x"))), make.vkey("a", 1, bytes(31)), make.vkey("a", 6, bytes(32)), "a+0000000+AAAA"):
+                    make.vkey("a", 2, make.spki(make.ecdsa_key("x", make.ec.SECP256K1()))), make.vkey("a", 2, make.spki(make.rsa_key("x"))), make.vkey("a", 1, bytes(31)), make.vkey("a", 6, bytes(32)), "a+0000000+AAAA",
+                    "=" + the("v2").vkey(), "=" + the("ecdsa").vkey(), "x=" + make.world().cosigner.vkey, "x=a", "x=", the("v2").vkey() + "=",
+                    "x= " + the("v2").vkey()):
             self.assertEqual(run(pack, keys=[key])[0], 2, key)
         for root in (b"", b"{", b"[]", b'{"tlogs":[{}]}', b'{"tlogs":{}}', b'{"timestampAuthorities":[{"certChain":{"certificates":[]},"validFor":3}]}',
                      b'{"tlogs":[{"baseUrl":"http://[","publicKey":{"rawBytes":""}}]}',
                      b'{"timestampAuthorities":[{"certChain":{"certificates":[]},"validFor":{"start":"x"}}]}'):
             self.root(root)
             self.assertEqual(run(pack, root="other.json")[0], 2, root)
-        for more in (["/nonexistent"], ["/"], ["--nonsense"], ["--tsa-certificates", os.devnull], ["--trusted-root", "/nonexistent"]):
+        for more in (["/nonexistent"], ["/"], ["--nonsense"], ["--tsa-certificates", os.devnull], ["--trusted-root", "/nonexistent"],
+                     ["--log-key", "x", the("v2").vkey()]):
             self.assertEqual(run(pack, more=more)[0], 2, more)
 
 
@@ -933,7 +1088,7 @@ class Notes(Case):
     def test_large(self):
         draft = pack(1)
         members = draft.members()
-        self.fails("manifest.note is too large", make.write_tar([members[0], ("manifest.note", bytes(1 << 20) + b"x"), *members[2:]], draft.mtime()))
+        self.fails("manifest.note: it is too large", make.write_tar([members[0], ("manifest.note", bytes(1 << 20) + b"x"), *members[2:]], draft.mtime()))
 
     def test_stamp(self):
         """A token that the note does not sign, and one that is not there."""
@@ -1037,14 +1192,14 @@ class Tars(Case):
             draft.files[name] = second
             bad = draft.members()
             tar = make.write_tar([bad[0], *good[1:3], *bad[3:]], draft.mtime())
-            self.fails(f"the tar has two files {name}", tar, only=False)
+            self.fails(f"the manifest lists {name}", tar)
 
     def test_mtime(self):
         members = self.draft.members()
-        self.fails("manifest.json: its mtime in the tar is not the end of the period", make.write_tar(members, self.draft.mtime() + 1))
+        self.fails("manifest.json: its mtime in the tar is not the end of the period", make.write_tar(members, self.draft.mtime() + 1), only=False)
         for i in range(1, len(members)):
             parts = [make.write_tar([member], self.draft.mtime() + (j == i))[:-1024] for j, member in enumerate(members)]
-            self.fails(f"{members[i][0]}: its mtime in the tar is not that of manifest.json", b"".join(parts) + bytes(1024))
+            self.fails(f"{members[i][0]}: its mtime in the tar is not the end of the period", b"".join(parts) + bytes(1024))
 
     def test_ends(self):
         """Truncated anywhere, and with bytes after the end."""
@@ -1145,7 +1300,7 @@ class JSON(Case):
     def test_fuzz(self):
         """Any file changed anywhere, hashed and signed again: nothing stumbles."""
         seed, stumbled = random.Random(2), []
-        for _ in range(500):
+        for _ in range(300):
             draft = pack(seed.choice((1, 2)))
             name = seed.choice(sorted(draft.files))
             content = bytearray(draft.files[name] or b" ")
@@ -1192,7 +1347,7 @@ class Chains(Case):
 
     def test_packs(self):
         one, two, three = (draft.seal() for draft in make.world().packs)
-        self.fails("number is 3, and 1 in the pack before it .*: a pack is missing, or there twice", one, three)
+        self.fails("number is 3, and 1 in the pack before it", one, three)
         self.fails("number is 1, and 1 in the pack before it", one, one)
         self.fails("number is 2, and 2 in the pack", one, two, two, three)
         self.fails("pack3.tar: the tar", one, two, three[:700], only=False)
@@ -1255,7 +1410,17 @@ class Chains(Case):
         log_of(world.packs[2], "frozen")["quarantine"] = None
         for name in ("first", "second"):
             del world.packs[2].files[f"logs/frozen/quarantine/{name}.txt"]
-        self.passes(*world.packs, finding="pack3.tar: log frozen.example: it is not in quarantine any more")
+        self.passes(*world.packs, finding="pack3.tar: log frozen.example: the evidence .* is not in the pack")
+
+    def test_evidence(self):
+        """Evidence that is in the next pack in other files, and other evidence."""
+        world = make.world()
+        move_evidence("logs/forked/elsewhere.txt")(world.packs[2])
+        self.assertNotIn("is not in the pack", "".join(self.passes(*world.packs)))
+        log = the("forked")
+        for number, tree in enumerate((log.tree, log.fork)):
+            evidence("forked", number, lambda: log.note(7, tree))(world.packs[2])
+        self.passes(*world.packs, finding="pack3.tar: log forked.example: the evidence that it contradicted itself is not in the pack")
 
 
 class Speed(Case):

@@ -5,7 +5,7 @@ It shares no code with Understudy and needs no network: Python 3.11 with its sta
 python3-cryptography for Ed25519, ECDSA and RSA, and openssl for time-stamps. Tar, JSON values, signed notes,
 RFC 6962 proofs and ML-DSA-44 (FIPS 204) are read here.
 
-    verify.py PACK... [--trusted-root FILE]... [--key VKEY]... [--log-key ORIGIN VKEY]... [--tsa-certificates FILE.pem]...
+    verify.py PACK... [--trusted-root FILE]... [--key VKEY or ORIGIN=VKEY]... [--tsa-certificates FILE.pem]...
 
 Exit code 0: verified, perhaps with findings. 1: there are errors. 2: it could not run.
 """
@@ -33,8 +33,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-FILE_LIMIT, LINE_LIMIT, NOTE_LIMIT = 64 << 20, 16 << 20, 1 << 20  # bytes of a file, of a line of JSON, of a note or time-stamp
-SIGNATURE_LIMIT = 100  # lines in one note
+FILE_LIMIT, LINE_LIMIT, NOTE_LIMIT = 64 << 20, 16 << 20, 1 << 20  # bytes of a file, of a line of JSON, of a note
+NOTE_LINES = 100  # in one note
 JSON_LIMIT = 4_000_000  # values in one JSON text: what it becomes in memory is bounded too
 REPORT_LIMIT = 200  # errors, and findings, that are printed of one pack
 MAX = (1 << 63) - 1
@@ -67,8 +67,9 @@ class Report:
         if self.counts[kind] <= REPORT_LIMIT:
             self.lines.append(f"{kind}: {self.pack}: {show(where) + ': ' if where else ''}{show(what, 600)}")
 
-    def finding(self, where, what):
-        self.add("finding", where, what)
+    def finding(self, where, what, true=True):
+        if true:
+            self.add("finding", where, what)
 
     def need(self, true, where, what):
         if not true:
@@ -86,7 +87,6 @@ def show(text, limit=200):
     """Foreign text in one line without control characters, cut to a sane length."""
     cut = str(text)[:limit] + "..." * (len(str(text)) > limit)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in cut)
-
 
 # Values and JSON
 
@@ -135,7 +135,7 @@ def kind(convert, what):
     return shape
 
 is_text = kind(lambda v: v.encode().decode(), "text")  # half of a surrogate pair cannot be encoded
-is_line = kind(lambda v: None if re.search("[\x00-\x1f]", v) else v.encode().decode(), "text without control characters")
+is_line = kind(lambda v: None if re.search("[\x00-\x1f\x7f]", v) else v.encode().decode(), "text without control characters")
 is_bool = kind(lambda v: v if type(v) is bool else None, "true or false")
 is_object = kind(lambda v: v if type(v) is dict else None, "an object")
 is_size = kind(lambda v: v if type(v) is int and 0 <= v <= MAX else None, "an integer from 0 to 2^63-1")
@@ -183,30 +183,25 @@ def check(value, shape, where=""):
 PROOF = [is_hash]
 HEIGHT = {"row_hash": is_hex, "newest": maybe(is_head)}
 MANIFEST = {
-    "format": {TITLE}, "number": is_size, "previous": maybe({"number": is_size, "name": is_text, "manifest_sha256": is_hex}),
-    "archive": {"name": is_text, "key": is_text, "vantage": is_text},
+    "format": {TITLE}, "number": is_size, "previous": maybe({"number": is_size, "name": is_line, "manifest_sha256": is_hex}),
+    "archive": {"name": is_line, "key": is_text, "vantage": is_line},
     "period": {"from": is_time, "to": is_time, "time_zone": is_text, "schedule": is_text},
     "built": is_time, "time_stamping_authority": is_text, "notes": [is_text],
     "logs": [{
-        "origin": is_line, "name": is_text, "folder": is_text, "coverage": {"full", "window", "pinned", "witnessed"}, "keys": [is_text],
+        "origin": is_line, "name": is_line, "folder": is_line, "coverage": {"full", "window", "pinned", "witnessed"}, "keys": [is_text],
         "cosigners": [is_cosigner], "rows": {"first": is_size, "last": is_size}, "before": HEIGHT, "after": HEIGHT,
-        "quarantine": maybe({"reason": is_text, "at": is_time, "first": is_text, "second": is_text, "root": maybe(is_hash), "proof": PROOF}),
-    }],
-    "trust": [{"file": is_text, "kind": {"trusted_root.json", "signing_config.json"}, "from": is_time, "to": maybe(is_time)}],
-    "files": [{"name": is_text, "size": is_size, "sha256": is_hex}],
-}
+        "quarantine": maybe({"reason": is_text, "at": is_time, "first": is_line, "second": is_line, "root": maybe(is_hash), "proof": PROOF})}],
+    "trust": [{"file": is_line, "kind": {"trusted_root.json", "signing_config.json"}, "from": is_time, "to": maybe(is_time)}],
+    "files": [{"name": is_line, "size": is_size, "sha256": is_hex}]}
 ROW = {
     "row": is_size, "previous": is_hex, "first_seen": is_time, "last_seen": is_time, "source": is_line, "size": is_size, "root": is_hash,
-    "checkpoint": is_text, "relation": {"first", "extends", "same", "precedes", "contradicts", "unproven"}, "proof": PROOF,
-    "cosignatures": [is_text],
-}
-WANTED = {"wanted": is_object, "found": [{"folder": is_text}], "looked": is_text, "complete": is_bool}
+    "checkpoint": is_line, "relation": {"first", "extends", "same", "precedes", "contradicts", "unproven"}, "proof": PROOF,
+    "cosignatures": [is_text]}
+WANTED = {"wanted": is_object, "found": [{"folder": is_line}], "looked": is_text, "complete": is_bool}
 PLACE = {
-    "origin": is_text, "index": is_size, "tie": PROOF, "to": is_head, "virtual_index": maybe(is_size), "uuid": is_text,
-    "set": maybe({"integrated_time": is_size, "log_id": is_hex, "signature": is_base64}),
-}
-OUTAGE = {"origin": is_text, "what": {"stopped", "unreachable", "quarantined"}, "from": is_time, "to": maybe(is_time), "text": is_text}
-
+    "origin": is_line, "index": is_size, "tie": PROOF, "to": is_head, "virtual_index": maybe(is_size), "uuid": is_text,
+    "set": maybe({"integrated_time": is_size, "log_id": is_hex, "signature": is_base64})}
+OUTAGE = {"origin": is_line, "what": {"stopped", "unreachable", "quarantined"}, "from": is_time, "to": maybe(is_time), "text": is_text}
 
 # Keys
 
@@ -256,15 +251,27 @@ def read_vkey(text):
     need(match[2] == identity.hex(), "the key ID in the verifier key is not that of its key")
     return Key(name, identity, number, raw, verify, spki)
 
-def is_rekor_v1(origin):
-    """Whether it is `<host> - <tree ID>`."""
-    return re.fullmatch(".+ - [0-9]+", origin) is not None
+def read_given_key(text):
+    """(origin, key) of ORIGIN=VKEY, a key for this origin alone, or (None, key) of a verifier key."""
+    for at in (at for at in range(len(text) - 1, -1, -1) if text[at] == "="):  # which an origin may have, and base64 at its end
+        try:
+            origin, key = text[:at], read_vkey(text[at + 1:])
+        except Bad:
+            continue
+        need(origin and key.type in (1, 2), "the origin is empty, or the key is not of a type that logs have")
+        return origin, key
+    return None, read_vkey(text)
 
-def trusted_keys(origin, trust):
-    """(keys, left_out): keys that the auditor trusts for an origin, and how many keys of its host are of kinds that are left out."""
+def rekor_v1(origin):
+    """(host, tree ID) of an origin `<host> - <tree ID>`; None for any other."""
+    match = re.fullmatch("(.+) - ([0-9]{1,19})", origin)
+    return match and (match[1], int(match[2]))
+
+def trusted_keys(origin, trust, report):
+    """The keys that the auditor trusts for an origin. Keys of its host that are of other kinds are a finding."""
     keys = {key for name, key in trust["keys"] if key.type in (1, 2) and (name or key.name) == origin}
-    old, left_out = is_rekor_v1(origin), 0
-    host = origin.rpartition(" - ")[0] if old else origin
+    old, left_out = rekor_v1(origin), 0
+    host = old[0] if old else origin
     for spki in (spki for name, spki in trust["tlogs"] if name == host):
         try:
             algorithm, verify = public_key(spki)
@@ -275,8 +282,8 @@ def trusted_keys(origin, trust):
             keys.add(Key(host, identity[:4], None, spki, verify, spki))
         else:
             left_out += 1
-    return keys, left_out
-
+    report.finding(f"log {origin}", f"{left_out} keys of the trusted root are of kinds that this verifier leaves out", left_out)
+    return keys
 
 # ML-DSA-44 (FIPS 204), verification
 
@@ -285,13 +292,12 @@ ZETAS = [pow(1753, int(f"{i:08b}"[::-1], 2), Q) for i in range(256)]
 
 def inverse_ntt(w):
     """Algorithm 42."""
-    m, length = 256, 1
-    while length < 256:
+    m = 256
+    for length in (1, 2, 4, 8, 16, 32, 64, 128):
         for start in range(0, 256, 2 * length):
             m -= 1
             for j in range(start, start + length):
                 w[j], w[j + length] = w[j] + w[j + length], (w[j + length] - w[j]) * ZETAS[m] % Q
-        length *= 2
     return [c * 8347681 % Q for c in w]
 
 def packed(polynomial):
@@ -338,9 +344,7 @@ def unpack_hint(data):
 
 def use_hint(hint, r):
     """The high bits of a coefficient, corrected by the hint (algorithms 36 and 40)."""
-    low = r % (2 * GAMMA2)
-    if low > GAMMA2:
-        low -= 2 * GAMMA2
+    low = (r + GAMMA2 - 1) % (2 * GAMMA2) - GAMMA2 + 1
     high = (r - low) // (2 * GAMMA2)
     if r - low == Q - 1:
         high, low = 0, low - 1
@@ -370,7 +374,6 @@ def mldsa_verifier(public):
         return hashlib.shake_256(mu + high).digest(32) == signature[:32]
 
     return verify
-
 
 # Trees (RFC 6962; the algorithms are those of RFC 9162, sections 2.1.3.2 and 2.1.4.2)
 
@@ -414,7 +417,6 @@ def check_link(one, other, proof):
     need(one[1] == other[1], f"there are two roots at size {one[0]}")
     need(not proof, "there is a proof between heads of one size")
 
-
 # Signed notes and checkpoints
 
 Checkpoint = collections.namedtuple("Checkpoint", "text origin head extensions signatures")
@@ -435,10 +437,10 @@ def read_checkpoint(data):
     except UnicodeDecodeError:
         raise Bad("the note is not UTF-8") from None
     need(not re.search("[\x00-\x09\x0b-\x1f]", whole), "the note has a control character")
+    need(whole.count("\n") <= NOTE_LINES, "the note has too many lines")
     text, _, signatures = whole.rpartition("\n\n")
     need(text and signatures.endswith("\n"), "the note has no text, no signature, or no newline at its end")
     lines, signatures = text.split("\n"), signatures[:-1].split("\n")
-    need(len(signatures) <= SIGNATURE_LIMIT, "the note has too many signatures")
     need(len(lines) >= 3 and "" not in lines, "the checkpoint has fewer than three lines, or an empty one")
     head = is_decimal(lines[1], "the size in the checkpoint"), is_hash(lines[2], "the root in the checkpoint")
     return Checkpoint((text + "\n").encode(), lines[0], head, lines[3:], [read_signature(line) for line in signatures])
@@ -464,7 +466,6 @@ def check_cosignature(checkpoint, key, signature):
     return max(len(name), len(origin)) < 256 and key.verify(b"".join((
         b"subtree/v1\n\0", bytes([len(name)]), name, struct.pack(">Q", seconds), bytes([len(origin)]), origin,
         struct.pack(">QQ", 0, checkpoint.head[0]), checkpoint.head[1])), signature)
-
 
 # Time-stamps (RFC 3161), by openssl
 
@@ -499,15 +500,14 @@ def check_timestamp(data, digest, anchors):
         need("BEGIN CERTIFICATE" in own, "it does not have the certificate of its signer")
         with open(trusted, "w", encoding="ascii", errors="replace") as file:
             file.write("".join(ssl.DER_cert_to_PEM_cert(raw) for raw, start, end in anchors if start <= when <= end) if anchors else own)
-        verified, _, text = openssl("ts", "-verify", "-digest", digest.hex(), "-in", answer, "-CAfile", trusted, "-partial_chain",
-                                    "-attime", str(when // 10**9))
-        need(verified, f"openssl does not verify it: {' '.join(re.findall(':([^:]+):[^:]+:[0-9]+:(.*)', text)[0]) if '.c:' in text else text}")
+        good, _, text = openssl("ts", "-verify", "-digest", digest.hex(), "-in", answer, "-CAfile", trusted, "-partial_chain", "-attime", str(when // 10**9))
+        need(good, f"openssl does not verify it: {' '.join(re.findall(':([^:]+):[^:]+:[0-9]+:(.*)', text)[0]) if '.c:' in text else text}")
     return when
-
 
 # The tar
 
 Member = collections.namedtuple("Member", "name size mtime offset digest")
+FIRST = "manifest.json", "manifest.note", "timestamp.tsr"  # which are not listed
 
 def make_header(name, size, mtime):
     """The only header that a file may have."""
@@ -528,8 +528,7 @@ def read_header(block):
 def is_name(name):
     return len(name) <= 100 and re.fullmatch("[A-Za-z0-9._/-]+", name) and not {"", ".", ".."} & set(name.split("/"))
 
-def by_lines(name):
-    """Whether a file is read line by line, and so may be large."""
+def by_lines(name):  # and so it may be large
     return name == "entries.jsonl" or re.fullmatch("logs/[^/]+/checkpoints.jsonl", name) is not None
 
 def next_member(file):
@@ -557,6 +556,7 @@ class Pack:
         self.file, self.name = open(path, "rb"), os.path.basename(path)
         self.report, self.counts = Report(self.name), collections.Counter()
         self.manifest, self.members, self.unused = None, {}, set()
+        self.evidence = collections.defaultdict(set)  # by origin: the hashes of the checkpoints by which the log contradicted itself
         self.maker, self.stamp = "somebody: the note is not valid", "none"
 
     def content(self, name):
@@ -566,7 +566,7 @@ class Pack:
 
     def take(self, name):
         """The content of a listed file that something refers to."""
-        need(name in self.members and name not in ("manifest.json", "manifest.note", "timestamp.tsr"), f"the file {name} is not in the pack")
+        need(name in self.members and name not in FIRST, f"the file {name} is not in the pack")
         need(not by_lines(name), f"{name} is not a file to refer to")
         self.unused.discard(name)
         return self.content(name)
@@ -595,29 +595,25 @@ def scan(pack):
         pack.members[member.name] = member
 
     take("manifest.json", next_member(file))
-    after, first = file.tell(), pack.members["manifest.json"]
+    after = file.tell()
     with inside("manifest.json"):
         pack.manifest = check(read_json(pack.content("manifest.json")), MANIFEST)
     file.seek(after)
-    report.need(first.mtime == pack.manifest["period"]["to"] // 10**9, "manifest.json", "its mtime in the tar is not the end of the period")
     take("manifest.note", next_member(file))
     member = next_member(file)
     if member and member.name == "timestamp.tsr":
         take("timestamp.tsr", member)
         member = next_member(file)
     for listed in pack.manifest["files"]:
+        need(listed["name"] not in FIRST, f"the manifest lists {listed['name']}")
         take(listed["name"], member)
         report.need((member.size, member.digest) == (listed["size"], listed["sha256"]), member.name, "its size or hash is not that in the manifest")
-        report.need(member.mtime == first.mtime, member.name, "its mtime in the tar is not that of manifest.json")
         member = next_member(file)
     need(not member, f"the tar has {member.name if member else ''}, which the manifest does not list")
     need(file.read(513) == bytes(512), "the tar does not end with exactly two blocks of zeros")
-    for name in ("manifest.note", "timestamp.tsr"):
-        if name in pack.members:
-            need(pack.members[name].size <= NOTE_LIMIT, f"{name} is too large")
-            report.need(pack.members[name].mtime == first.mtime, name, "its mtime in the tar is not that of manifest.json")
+    for name, member in pack.members.items():
+        report.need(member.mtime == pack.manifest["period"]["to"] // 10**9, name, "its mtime in the tar is not the end of the period")
     pack.unused = {listed["name"] for listed in pack.manifest["files"]}
-
 
 # The manifest, its note and its time-stamp
 
@@ -629,12 +625,13 @@ def check_note(pack, trust):
         need(key.type == 1 and key.name == manifest["archive"]["name"], "it is not of type 1, or not of the name archive.name")
     text = f"{TITLE}\n{manifest['number']}\n{pack.members['manifest.json'].digest.hex()}\n{stamp.digest.hex() if stamp else 'none'}\n".encode()
     note = pack.content("manifest.note")
+    need(len(note) <= NOTE_LIMIT, "it is too large")
     need(note.startswith(text), "it is not about this number, this manifest.json and this timestamp.tsr")
     line = note[len(text):].decode("utf-8", "replace")
     need(line[:1] == "\n" and line[-1:] == "\n" and line.count("\n") == 2, "it does not have an empty line and exactly one signature after its text")
     name, identity, signature = read_signature(line[1:-1])
     need((name, identity) == (key.name, key.id), "it is not signed by the key that the manifest names")
-    given = [k for _, k in trust["keys"] if k.type == 1 and k.name == name]
+    given = [k for origin, k in trust["keys"] if not origin and k.type == 1 and k.name == name]
     need(not given or key.raw in [k.raw for k in given], f"it is signed by another key of {name} than the one that you gave")
     need(key.verify(text, signature), "its signature does not verify")
     pack.maker = f"{name}, key {identity.hex()}, {'which you gave' if given else 'as it says itself'}"
@@ -651,27 +648,21 @@ def check_stamp(pack, trust):
     pack.stamp = f"{show_time(when)}, verified by openssl{'' if trust['anchors'] else ', of an authority that nobody vouched for'}"
     if not trust["anchors"]:
         pack.report.finding("timestamp.tsr", "you gave no certificate for it, so it is not known whose time it is (--trusted-root, --tsa-certificates)")
-    if when < pack.manifest["period"]["to"]:
-        pack.report.finding("timestamp.tsr", "its time is before the end of the period")
-
-def ascending(values):
-    return all(a < b for a, b in zip(values, values[1:]))
+    pack.report.finding("timestamp.tsr", "its time is before the end of the period", when < pack.manifest["period"]["to"])
 
 def check_manifest(manifest, wrong_unless):
     """Verifies what the manifest says by itself; wrong_unless(true, what) reports."""
-    number, previous, period = manifest["number"], manifest["previous"], manifest["period"]
-    names = [file["name"] for file in manifest["files"]]
+    number, previous = manifest["number"], manifest["previous"]
+    names, origins = [file["name"] for file in manifest["files"]], [log["origin"].encode() for log in manifest["logs"]]
     wrong_unless(number, "number is 0")
     wrong_unless((previous is None) == (number == 1), "previous is null, and this is not pack 1, or the other way round")
     wrong_unless(not previous or previous["number"] == number - 1, "previous.number is not the number before this one")
-    wrong_unless(not previous or re.fullmatch(f"understudy-evidence-{previous['number']:06}-[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[.]tar", previous["name"]),
-                 "previous.name is not the name of a pack of previous.number")
-    wrong_unless(period["from"] <= period["to"], "period.from is after period.to")
-    wrong_unless(ascending([log["origin"].encode() for log in manifest["logs"]]), "logs are not sorted by origin, or an origin is there twice")
+    wrong_unless(not previous or re.match(f"understudy-evidence-{previous['number']:06}(?![0-9])", previous["name"]),
+                 "previous.name does not begin with understudy-evidence- and previous.number")
+    wrong_unless(origins == sorted(set(origins)), "logs are not sorted by origin, or an origin is there twice")
     wrong_unless(len({log["folder"] for log in manifest["logs"]}) == len(manifest["logs"]), "two logs have one folder")
-    wrong_unless(ascending(names), "files are not sorted by name, or a name is there twice")
-    for name in ("outages.jsonl", "REPORT.md"):
-        wrong_unless(name in names, f"files has no {name}")
+    wrong_unless(names == sorted(set(names)), "files are not sorted by name, or a name is there twice")
+    wrong_unless({"outages.jsonl", "REPORT.md"} <= set(names), "files has no outages.jsonl, or no REPORT.md")
     for log in manifest["logs"]:
         first, last, before, where = log["rows"]["first"], log["rows"]["last"], log["before"], f"log {log['origin']}: "
         wrong_unless(log["origin"], "an origin is empty")
@@ -685,7 +676,6 @@ def check_manifest(manifest, wrong_unless):
     for i, trust in enumerate(manifest["trust"]):
         wrong_unless(trust["to"] is None or trust["from"] <= trust["to"], f"trust[{i}]: from is after to")
         wrong_unless(trust["file"] in names, f"trust[{i}]: the file {trust['file']} is not in the pack")
-
 
 # Rows
 
@@ -713,7 +703,7 @@ def check_rows(pack, log, keys, trust):
     report, name, period = pack.report, log["folder"] + "/checkpoints.jsonl", pack.manifest["period"]
     number, last, previous, base = log["rows"]["first"], log["rows"]["last"], log["before"]["row_hash"], log["before"]["newest"]
     if number > last:
-        return
+        return report.need(name not in pack.members, name, "it is in the pack, and the log has no rows")
     need(name in pack.members, f"{name} is not in the pack, and the log has rows")
     noticed = {"contradicts": [], "unproven": [], "outside": []}
     for where, row in pack.lines(name, ROW):
@@ -722,14 +712,13 @@ def check_rows(pack, log, keys, trust):
         report.need(row["previous"] == previous, where, "previous is not the hash of the row before it")
         report.need(row["first_seen"] <= row["last_seen"], where, "first_seen is after last_seen")
         report.need(row["size"] or row["root"] == EMPTY, where, "the size is 0, and the root is not that of the empty tree")
-        report.need(row["checkpoint"] == f"{log['folder']}/checkpoints/{number:08}-size-{row['size']}.txt", where,
-                    "checkpoint is not the name that row and size demand")
+        report.need(row["checkpoint"] == f"{log['folder']}/checkpoints/{number:08}-size-{row['size']}.txt", where, "checkpoint is not named by row and size")
         report.attempt(where, check_relation, row, base)
         with inside(where):
             note = pack.take(row["checkpoint"])
         report.attempt(f"{where}, {row['checkpoint']}", check_row_note, pack, log, row, note, keys, trust)
         previous = row_hash(log["origin"], row, note)
-        if base is None or row["relation"] in ("extends", "same") or row["relation"] == "unproven" and row["size"] >= base[0]:
+        if base is None or row["relation"] in ("extends", "same") or row["relation"] == "unproven" and row["size"] > base[0]:
             base = row["size"], row["root"]
         for kind in ({row["relation"]} & {"contradicts", "unproven"}) | ({"outside"} if not period["from"] <= row["first_seen"] < period["to"] else set()):
             noticed[kind].append(number)
@@ -755,19 +744,15 @@ def check_row_note(pack, log, row, note, keys, trust):
         need(check_cosignature(checkpoint, key, signature), f"the cosignature of {name} does not verify")
         pack.counts["cosignatures"] += 1
         pack.counts["given"] += any((k.name, k.id, k.raw) == (name, identity, key.raw) for k in trust["cosigners"])
-    for name, identity, signature in checkpoint.signatures:
-        for key in (key for key in trust["cosigners"] if (key.name, key.id) == (name, identity)):
-            if check_cosignature(checkpoint, key, signature):
-                pack.counts.update(["cosignatures", "given"])
-            else:
-                pack.report.finding(row["checkpoint"], f"the cosignature of {name} in it does not verify with the key that you gave")
 
 def check_quarantine(pack, log, keys):
     """Bad unless the evidence shows that the log contradicted itself."""
     evidence, read = log["quarantine"], []
     for name in (evidence["first"], evidence["second"]):
         with inside(name):
+            need(name.startswith(log["folder"] + "/"), "it is not in the folder of the log")
             read.append(read_checkpoint(pack.take(name)))
+            pack.evidence[log["origin"]].add(pack.members[name].digest)
             check_signed(read[-1], log["origin"], keys)
     pack.report.finding(f"log {log['origin']}", f"it is in quarantine: {evidence['reason']}")
     small, large = sorted(read, key=lambda checkpoint: checkpoint.head[0])
@@ -782,14 +767,13 @@ def check_quarantine(pack, log, keys):
     need(small.head[0] or evidence["root"] == EMPTY, "the root at size 0 is not that of the empty tree")
     check_consistency((small.head[0], evidence["root"]), large.head, evidence["proof"])
 
-
 # Entries and outages
 
 def check_entries(pack, keys):
-    """Verifies entries.jsonl and all entries."""
+    """Verifies entries.jsonl and all entries. Returns the origins that these have."""
     report, name, origins = pack.report, "entries.jsonl", {}
     if name not in pack.members:
-        return
+        return set()
     report.need(pack.members[name].size, name, "it is empty: it is there only if entries were named")
     for where, line in pack.lines(name, WANTED):
         wanted = line["wanted"]
@@ -798,6 +782,8 @@ def check_entries(pack, keys):
         for member in {*named, "log"} & set(wanted):
             report.attempt(where, is_text, wanted[member], f"wanted.{member}")
         folders = [found["folder"] for found in line["found"]]
+        meant = {log["origin"] for log in pack.manifest["logs"]
+                 if wanted.get("log") in (log["origin"], log["name"], log["name"].rpartition("/")[0] or None)}
         report.need(len(set(folders)) == len(folders), where, "found has a folder twice")
         for folder in folders:
             if folder not in origins:
@@ -805,12 +791,11 @@ def check_entries(pack, keys):
                 if f"{folder}/place.json" not in pack.members:
                     continue  # which was an error
                 origins[folder] = origin
-            report.need("log" not in wanted or origins[folder] in (wanted["log"], None), where, f"{folder} is of another log than wanted.log")
+            report.need("log" not in wanted or origins[folder] in {None, *meant}, where, f"{folder} is of another log than wanted.log")
         what = " ".join(f"{member} {wanted[member]}" for member in named)
-        if not line["complete"]:
-            report.finding(where, f"whether there is more of {what} is not known: {line['looked']}")
-        if not folders:
-            report.finding(where, f"nothing was found of {what}: {line['looked']}")
+        report.finding(where, f"whether there is more of {what} is not known: {line['looked']}", not line["complete"])
+        report.finding(where, f"nothing was found of {what}: {line['looked']}", not folders)
+    return set(origins.values())
 
 def check_entry(pack, folder, keys):
     """Verifies an entry. Returns the origin of its log."""
@@ -821,8 +806,10 @@ def check_entry(pack, folder, keys):
         log = next((log for log in pack.manifest["logs"] if log["origin"] == place["origin"]), None)
         need(log, f"the manifest has no log {place['origin']}")
         need(place["to"] == log["after"]["newest"], "to is not after.newest of the log in the manifest")
-        need((place["set"] is not None) == is_rekor_v1(log["origin"]), "an entry of Rekor v1 has no set, or one of another log has one")
-        need((place["set"] is None) == (place["virtual_index"] is None), "one of set and virtual_index is null, and the other one is not")
+        old, leaf = rekor_v1(log["origin"]), sha256(b"\x00", entry)
+        need(place["uuid"] == (f"{old[1]:016x}{leaf.hex()}" if old else ""), "uuid is not tree ID and leaf hash, or not empty where that is no Rekor v1")
+        need((place["set"] is not None) == bool(old), "an entry of Rekor v1 has no set, or one of another log has one")
+        need((place["virtual_index"] is not None) == bool(old), "an entry of Rekor v1 has no virtual_index, or one of another log has one")
         if place["set"] and keys[log["origin"]]:
             check_set(place, entry, keys[log["origin"]])
     with inside("proof.txt"):
@@ -832,7 +819,7 @@ def check_entry(pack, folder, keys):
         need(is_decimal(lines[0][6:], "the index") == place["index"], "the index is not that in place.json")
         checkpoint = read_checkpoint(note)
         check_signed(checkpoint, log["origin"], keys[log["origin"]])
-        check_inclusion(sha256(b"\x00", entry), place["index"], *checkpoint.head, [is_hash(line, "a line of the proof") for line in lines[1:]])
+        check_inclusion(leaf, place["index"], *checkpoint.head, [is_hash(line, "a line of the proof") for line in lines[1:]])
     with inside("place.json: tie"):
         check_link(checkpoint.head, place["to"], place["tie"])
     pack.counts["entries"] += 1
@@ -850,65 +837,58 @@ def check_set(place, entry, keys):
 def check_outages(pack):
     """Each outage is a finding."""
     report, name, period = pack.report, "outages.jsonl", pack.manifest["period"]
-    origins = {log["origin"] for log in pack.manifest["logs"]} | {""}
+    origins, (first, last) = {log["origin"] for log in pack.manifest["logs"]} | {""}, sorted((period["from"], period["to"]))
     for where, outage in pack.lines(name, OUTAGE) if name in pack.members else ():
         start, end = outage["from"], MAX if outage["to"] is None else outage["to"]
         report.need(outage["origin"] in origins, where, f"the manifest has no log {outage['origin']}")
         report.need(start <= end, where, "from is after to")
-        report.need(start <= period["to"] and end >= period["from"], where, "it does not overlap the period")
+        report.need(start <= last and end >= first, where, "it does not overlap the period")
         until = "on, and that lasted" if outage["to"] is None else "to " + show_time(end)
         report.finding(where, f"{outage['what']}: nothing was seen of {outage['origin'] or 'any log'} from {show_time(start)} {until}: {outage['text']}")
-
 
 # Packs and chains
 
 def check_pack(pack, trust):
     """Verifies one pack by itself."""
-    report, keys = pack.report, {}
     scan(pack)
-    manifest = pack.manifest
+    report, manifest, period = pack.report, pack.manifest, pack.manifest["period"]
     check_manifest(manifest, lambda true, what: report.need(true, "manifest.json", what))
     report.attempt("manifest.note", check_note, pack, trust)
     report.attempt("timestamp.tsr", check_stamp, pack, trust)
-    if manifest["built"] < manifest["period"]["to"]:
-        report.finding("manifest.json", "the pack was built before the end of its period, it says")
+    report.finding("manifest.json", "the period ends before it begins, so the clock of the maker was set back", period["to"] < period["from"])
+    report.finding("manifest.json", "the pack was built before the end of its period, it says", manifest["built"] < period["to"])
+    keys = {log["origin"]: trusted_keys(log["origin"], trust, report) for log in manifest["logs"]}
+    found = report.attempt("", check_entries, pack, keys) or set()
     for log in manifest["logs"]:
         origin, where = log["origin"], f"log {log['origin']}"
-        keys[origin], left_out = trusted_keys(origin, trust)
-        if left_out:
-            report.finding(where, f"{left_out} keys of the trusted root are of kinds that this verifier leaves out")
-        report.need(keys[origin], where, "there is no trusted key of it: give one with --trusted-root or --key")
-        for key in log["cosigners"]:
-            given = [k.raw for k in trust["cosigners"] if (k.name, k.id) == (key.name, key.id)]
-            report.need(not given or key.raw in given, where, f"the manifest has another key of the cosigner {key.name} than the one that you gave")
+        if log["rows"]["first"] <= log["rows"]["last"] or log["quarantine"] or origin in found:
+            report.need(keys[origin], where, "there is no trusted key of it: give one with --trusted-root or --key")
         report.attempt("", check_rows, pack, log, keys[origin], trust)
         if log["quarantine"]:
             report.attempt(f"{where}, quarantine", check_quarantine, pack, log, keys[origin])
-    report.attempt("", check_entries, pack, keys)
     report.attempt("", check_outages, pack)
     if not report.counts["error"]:  # else what names a file may not have been read
-        for name in sorted(pack.unused - {"REPORT.md"} - {stated["file"] for stated in manifest["trust"]}):
+        stated = {one["file"] for one in manifest["trust"] if not one["file"].startswith("entries/")}
+        for name in sorted(pack.unused - {"REPORT.md"} - stated):
             report.need(False, name, "nothing in the pack says what it is for")
 
 def check_next(one, two):
     """Verifies that a pack follows another one."""
     report, old, new, before = two.report, one.manifest, two.manifest, f"the pack before it ({one.name})"
-    if not report.need(new["number"] == old["number"] + 1, "manifest.json",
-                       f"number is {new['number']}, and {old['number']} in {before}: a pack is missing, or there twice"):
+    if not report.need(new["number"] == old["number"] + 1, "manifest.json", f"number is {new['number']}, and {old['number']} in {before}"):
         return
     report.need(new["previous"] and new["previous"]["manifest_sha256"] == one.members["manifest.json"].digest, "manifest.json",
                 f"previous.manifest_sha256 is not the hash of manifest.json in {before}")
     report.need(new["period"]["from"] == old["period"]["to"], "manifest.json", f"period.from is not period.to of {before}")
-    if new["archive"]["key"] != old["archive"]["key"]:
-        report.finding("manifest.json", f"the archive key is not that of {before}")
+    report.finding("manifest.json", f"the archive key is not that of {before}", new["archive"]["key"] != old["archive"]["key"])
     olds, news = ({log["origin"]: log for log in manifest["logs"]} for manifest in (old, new))
     for origin, log in olds.items():
         if report.need(origin in news, f"log {origin}", f"it is not in the pack, and is in {before}"):
             first, last = news[origin]["rows"]["first"], log["rows"]["last"]
             report.need(first == last + 1, f"log {origin}", f"its rows begin with {first}, and end with {last} in {before}")
             report.need(news[origin]["before"] == log["after"], f"log {origin}", f"before is not after of {before}")
-            if log["quarantine"] and not news[origin]["quarantine"]:
-                report.finding(f"log {origin}", f"it is not in quarantine any more, and is in {before}")
+            if not one.evidence[origin] <= two.evidence[origin]:
+                report.finding(f"log {origin}", f"the evidence that it contradicted itself is not in the pack, and is in {before}")
     for origin in news.keys() - olds.keys():
         report.need(news[origin]["rows"]["first"] == 1, f"log {origin}", f"its rows do not begin with 1, and it is not in {before}")
 
@@ -922,9 +902,8 @@ def check_packs(packs, trust):
         except Exception as wrong:  # so that nothing ends in a traceback; the tests demand that it never happens
             pack.report.need(False, "", f"this verifier stumbles, so it cannot be verified: {type(wrong).__name__}: {wrong}")
     chain = sorted((pack for pack in packs if pack.manifest), key=lambda pack: pack.manifest["number"])
-    for pack in chain[:1]:
-        if pack.manifest["number"] > 1:
-            pack.report.finding("", "no pack before it was given, so what it says of them is only said")
+    if chain and chain[0].manifest["number"] > 1:
+        chain[0].report.finding("", "no pack before it was given, so what it says of them is only said")
     for one, two in zip(chain, chain[1:]):
         check_next(one, two)
     return [pack for pack in packs if not pack.manifest] + chain
@@ -945,7 +924,6 @@ def print_pack(pack):
     for kind, count in pack.report.counts.items():
         if count > REPORT_LIMIT:
             print(f"{kind}: {show(pack.name)}: there are {count - REPORT_LIMIT} more, which are not printed")
-
 
 # The program
 
@@ -968,9 +946,9 @@ def read_trusted_root(data):
 def read_given(options):
     """What the auditor trusts: verifier keys (each with the origin that it was given for), keys of tlogs, and certificates."""
     trust = {"keys": [], "tlogs": [], "anchors": []}
-    for origin, text in [(None, text) for text in options.key] + options.log_key:
+    for text in options.key:
         with inside(f"key {text}"):
-            trust["keys"].append((origin, read_vkey(text)))
+            trust["keys"].append(read_given_key(text))
     trust["cosigners"] = [key for _, key in trust["keys"] if key.type in (4, 6)]
     for path in options.trusted_root + options.tsa_certificates:
         with open(path, "rb") as file, inside(path):
@@ -989,12 +967,10 @@ def main(arguments):
     """Runs the program. Returns its exit code."""
     parser = argparse.ArgumentParser(description="Verify evidence packs of Understudy. Several are verified as one chain.", allow_abbrev=False)
     parser.add_argument("packs", nargs="+", metavar="PACK")
-    for option, count, name, text in (
-            ("--trusted-root", None, "FILE", "Sigstore's trusted_root.json: keys of logs, and certificates of time-stamping authorities"),
-            ("--key", None, "VKEY", "verifier key of the archive, of a log whose origin is the key's name, or of a cosigner"),
-            ("--log-key", 2, ("ORIGIN", "VKEY"), "verifier key of a log whose origin is not the key's name"),
-            ("--tsa-certificates", None, "FILE.pem", "certificates of time-stamping authorities")):
-        parser.add_argument(option, action="append", default=[], nargs=count, metavar=name, help=text)
+    several = {"action": "append", "default": []}
+    parser.add_argument("--trusted-root", **several, metavar="FILE", help="Sigstore's trusted_root.json: keys of logs, certificates of time-stampers")
+    parser.add_argument("--key", **several, metavar="[ORIGIN=]VKEY", help="of the archive, a cosigner or a log, with its ORIGIN if that is another name")
+    parser.add_argument("--tsa-certificates", **several, metavar="FILE.pem", help="certificates of time-stamping authorities")
     options, packs = parser.parse_args(arguments), []
     try:
         trust = read_given(options)
