@@ -166,9 +166,11 @@ type testPack struct {
 	stamp   Time              // of the token; zero for none
 	token   []byte            // if it is another one
 	signer  note.Signer
-	text    string // of the note, if it is another one
-	more    string // behind the note
-	linked  bool   // the rows are not linked again
+	text    string         // of the note, if it is another one
+	more    string         // behind the note
+	linked  bool           // the rows are not linked again
+	wanted  map[int]string // other JSON for what is wanted, by answer
+	unbound string         // name of the checkpoint whose row says another row before it
 
 	encoded  []byte
 	manifest [32]byte
@@ -206,7 +208,7 @@ func (w *testWorld) pack() *testPack {
 		Trust: []Material{{"trust/trusted_root-001.json", "trusted_root.json", at(0), nil}}}
 	if n > 1 {
 		last := w.packs[n-2]
-		p.m.Previous = &Previous{uint64(n - 1), "the one before", Hex(last.manifest)}
+		p.m.Previous = &Previous{uint64(n - 1), fmt.Sprintf("understudy-evidence-%06d-2026-03-01.tar", n-1), Hex(last.manifest)}
 	}
 	for _, l := range w.logs {
 		p.m.Logs = append(p.m.Logs, Log{Origin: l.origin, Name: "name of " + l.folder, Folder: l.folder, Coverage: l.coverage, Keys: []string{"a key"},
@@ -233,7 +235,7 @@ func (p *testPack) row(l *testLog, raw []byte, h Head, relation string, proof []
 	}
 	p.raw[r.Checkpoint] = raw
 	p.rows[l.folder] = append(p.rows[l.folder], r)
-	if relation == "first" || relation == "extends" || relation == "same" || relation == "unproven" && h.Size >= l.base.Size {
+	if relation == "first" || relation == "extends" || relation == "same" || relation == "unproven" && h.Size > l.base.Size {
 		l.base = &h
 	}
 	m.After.Newest = l.base
@@ -246,6 +248,14 @@ func (p *testPack) grow(l *testLog, size uint64, cosigners ...int) {
 		relation, proof = "extends", l.proof(l.base.Size, size)
 	}
 	p.row(l, l.note(l.head(size)), l.head(size), relation, proof, cosigners...)
+}
+
+// accuse adds evidence that a log forked.
+func (p *testPack) accuse(l *testLog) {
+	q := &Quarantine{"it forked", at(250), l.folder + "/evidence/first.txt", l.folder + "/evidence/second.txt", &Base64{}, l.proof(12, 30)}
+	*q.Root = l.head(12).Root
+	p.raw[q.First], p.raw[q.Second] = l.note(l.head(30)), l.note(Head{12, Base64{1}})
+	p.log(l.origin).Quarantine = q
 }
 
 // entry adds an entry with a proof to the tree of a size, tied to the newest.
@@ -292,7 +302,7 @@ func (p *testPack) files() map[string][]byte {
 		hash := l.Before.RowHash
 		for j := range rows {
 			r := &rows[j]
-			if !p.linked {
+			if !p.linked && r.Checkpoint != p.unbound {
 				r.Previous = hash
 			}
 			note := sha256.Sum256(p.raw[r.Checkpoint])
@@ -311,6 +321,9 @@ func (p *testPack) files() map[string][]byte {
 	}
 	if p.answers != nil {
 		files[entriesFile] = jsonLines(p.answers)
+		for i, other := range p.wanted {
+			files[entriesFile] = bytes.Replace(files[entriesFile], must(json.Marshal(p.answers[i].Wanted)), []byte(other), 1)
+		}
 	}
 	files[outagesFile] = jsonLines(p.outages)
 	return files

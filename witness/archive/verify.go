@@ -24,8 +24,8 @@ type Options struct {
 	// for it, which is an error.
 	Log func(origin string) *LogKeys
 	// Makers are verifier keys of type 1 that somebody vouched for. A pack that is signed by none of
-	// them is an error, unless all are named like logs of which the packs have checkpoints: those
-	// may be meant for the logs.
+	// them is an error if one has the name of its archive, or one is not named like a log of which
+	// the packs have checkpoints: those may be meant for the logs.
 	Makers []string
 	// Cosigners are verifier keys (of types 4 and 6) of cosigners that somebody vouched for: the
 	// report says how many cosignatures are theirs.
@@ -121,7 +121,7 @@ const maxRemarks = 100
 // says. It goes on after an error where that makes sense. The error is that of reading a pack, or of
 // ctx: what does not verify is in the report.
 func Verify(ctx context.Context, inputs []Input, o Options) (*Report, error) {
-	v := &verification{o: o, logs: map[string]*LogKeys{}, rows: map[string]bool{}}
+	v := &verification{o: o, logs: map[string]*LogKeys{}, needed: map[string]bool{}}
 	packs := []Summary{}
 	var before *pack
 	for i, in := range inputs {
@@ -145,9 +145,9 @@ func Verify(ctx context.Context, inputs []Input, o Options) (*Report, error) {
 // verification is one call of Verify.
 type verification struct {
 	remarks
-	o    Options
-	logs map[string]*LogKeys // by origin
-	rows map[string]bool     // origins of which there are rows
+	o      Options
+	logs   map[string]*LogKeys // by origin
+	needed map[string]bool     // origins of which there are checkpoints
 }
 
 // log returns the keys of an origin, which are asked for once.
@@ -160,11 +160,20 @@ func (v *verification) log(origin string) *LogKeys {
 	return keys
 }
 
+// needKey says that something in the pack is signed by a log.
+func (p *pack) needKey(origin string) {
+	p.v.needed[origin] = true
+	if p.v.log(origin) == nil && !p.keyless[origin] {
+		p.keyless[origin] = true
+		p.errorf(manifestFile, "log %.120q: no key is trusted for it: give one, or a trusted root that has it", origin)
+	}
+}
+
 // makers says of each pack who is known to have made it.
 func (v *verification) makers(packs []Summary) {
 	told := slices.DeleteFunc(slices.Clone(v.o.Makers), func(key string) bool {
 		name, _, _ := cutKey(key)
-		return v.rows[name]
+		return v.needed[name]
 	})
 	for i := range packs {
 		s := &packs[i]
@@ -173,7 +182,7 @@ func (v *verification) makers(packs []Summary) {
 		case s.Number == 0: // it could not be read
 		case slices.Contains(v.o.Makers, s.Archive.Key):
 			s.Vouched = true
-		case len(told) > 0:
+		case len(told) > 0 || slices.ContainsFunc(v.o.Makers, func(key string) bool { name, _, _ := cutKey(key); return name == s.Archive.Name }):
 			v.errorf(manifestFile, "the pack is signed with the archive key %q, which is none of those that were given", s.Archive.Key)
 		default:
 			v.findingf(manifestFile, "nobody vouched for the archive key %q: it is not known who made the pack", s.Archive.Key)

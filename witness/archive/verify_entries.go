@@ -3,8 +3,8 @@ package archive
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +24,25 @@ type entriesCheck struct {
 	folders []string
 	seen    map[string]bool
 	placed  map[placed]string // folder
+	origins map[string]string // by folder
+	claims  []claim
+}
+
+// claim is that an entry is of the log or logs that were named.
+type claim struct{ place, log, folder string }
+
+// answerLine is a line of entries.jsonl, which tells what is empty from what is missing.
+type answerLine struct {
+	Wanted struct {
+		Digest   *string `json:"digest,omitempty"`
+		Identity *string `json:"identity,omitempty"`
+		UUID     *string `json:"uuid,omitempty"`
+		Index    *string `json:"index,omitempty"`
+		Log      *string `json:"log,omitempty"`
+	} `json:"wanted"`
+	Found    []Found `json:"found"`
+	Looked   string  `json:"looked"`
+	Complete bool    `json:"complete"`
 }
 
 // placed is where an entry is.
@@ -34,14 +53,18 @@ type placed struct {
 
 // checkEntries verifies entries.jsonl and the entries that it names.
 func (p *pack) checkEntries(ctx context.Context) error {
-	if _, ok := p.index[entriesFile]; !ok {
+	i, ok := p.index[entriesFile]
+	if !ok {
 		return nil // folders of entries that are there nevertheless are about nothing
 	}
-	e := &entriesCheck{p: p, logs: map[string]*Log{}, seen: map[string]bool{}, placed: map[placed]string{}}
+	if p.m.Files[i].Size == 0 {
+		p.errorf(entriesFile, "the file is empty: it is there only if entries were named")
+	}
+	e := &entriesCheck{p: p, logs: map[string]*Log{}, seen: map[string]bool{}, placed: map[placed]string{}, origins: map[string]string{}}
 	for i := range p.m.Logs {
 		e.logs[p.m.Logs[i].Origin] = &p.m.Logs[i]
 	}
-	if err := lines(p, entriesFile, func(place string, a *Answer) error {
+	if err := lines(p, entriesFile, func(place string, a *answerLine) error {
 		e.answer(place, a)
 		return ctx.Err()
 	}); err != nil {
@@ -61,6 +84,15 @@ func (p *pack) checkEntries(ctx context.Context) error {
 				p.errorf(folders[i], "the entry is that of %s once more", other)
 			}
 			e.placed[at] = folders[i]
+			if at.origin != "" {
+				p.needKey(at.origin)
+				e.origins[folders[i]] = at.origin
+			}
+		}
+	}
+	for _, c := range e.claims {
+		if l := e.logs[e.origins[c.folder]]; l != nil && c.log != l.Origin && c.log != l.Name && c.log != serviceOf(l.Name) {
+			p.errorf(c.place, "%s is an entry of %.120q, and only those of %.120q are meant", c.folder, l.Origin, c.log)
 		}
 	}
 	p.summary.Entries = uint64(len(e.folders))
@@ -68,10 +100,10 @@ func (p *pack) checkEntries(ctx context.Context) error {
 }
 
 // answer checks one line of entries.jsonl.
-func (e *entriesCheck) answer(place string, a *Answer) {
+func (e *entriesCheck) answer(place string, a *answerLine) {
 	p := e.p
 	p.summary.Wanted++
-	what := a.Wanted.named()
+	what := a.named()
 	if len(what) != 1 {
 		p.errorf(place, "what is wanted is not one of digest, identity, uuid and index")
 		return
@@ -89,12 +121,14 @@ func (e *entriesCheck) answer(place string, a *Answer) {
 			continue
 		}
 		here[f.Folder] = true
+		if a.Wanted.Log != nil {
+			e.claims = append(e.claims, claim{place, *a.Wanted.Log, f.Folder})
+		}
 		if e.seen[f.Folder] {
 			continue
 		}
 		e.seen[f.Folder] = true
-		number, err := strconv.ParseUint(strings.TrimPrefix(f.Folder, "entries/"), 10, 63)
-		if err != nil || f.Folder != fmt.Sprintf("entries/%06d", number) {
+		if !entryFolder.MatchString(f.Folder) {
 			p.errorf(place, "%.60q is no folder of an entry", f.Folder)
 			continue
 		}
@@ -105,11 +139,17 @@ func (e *entriesCheck) answer(place string, a *Answer) {
 	}
 }
 
+// entryFolder is the name of the folder of an entry.
+var entryFolder = regexp.MustCompile(`^entries/([0-9]{6}|[1-9][0-9]{6,})$`)
+
 // named returns what is wanted, in words.
-func (w *Wanted) named() (what []string) {
-	for _, m := range [][2]string{{"digest", w.Digest}, {"identity", w.Identity}, {"UUID", w.UUID}, {"index", w.Index}} {
-		if m[1] != "" {
-			what = append(what, fmt.Sprintf("%s %.200q", m[0], m[1]))
+func (a *answerLine) named() (what []string) {
+	for _, m := range []struct {
+		name string
+		text *string
+	}{{"digest", a.Wanted.Digest}, {"identity", a.Wanted.Identity}, {"UUID", a.Wanted.UUID}, {"index", a.Wanted.Index}} {
+		if m.text != nil {
+			what = append(what, fmt.Sprintf("%s %.200q", m.name, *m.text))
 		}
 	}
 	return what
@@ -119,10 +159,7 @@ func (w *Wanted) named() (what []string) {
 func (e *entriesCheck) entry(folder string, r *remarks) (at placed, err error) {
 	var raw [3][]byte
 	for i, name := range []string{"place.json", "proof.txt", "entry.json"} {
-		limit := int64(maxSmall)
-		if i == 2 {
-			limit = maxEntry
-		}
+		limit := [3]int64{maxSmall, maxProof, maxEntry}[i]
 		if raw[i], err = e.p.file(r, folder, folder+"/"+name, limit); err != nil {
 			return at, err
 		}
@@ -180,24 +217,34 @@ func (e *entriesCheck) proof(folder string, raw, body []byte, place *EntryPlace,
 	}
 }
 
-// promise verifies what Rekor v1 promised, and the names that it gave.
+// promise verifies what Rekor v1 promised, and the names that it gave: a log of any other kind gives
+// none.
 func (e *entriesCheck) promise(folder string, body []byte, place *EntryPlace, keys *LogKeys, r *remarks) {
-	file := folder + "/place.json"
+	bad := func(format string, args ...any) { r.errorf(folder+"/place.json", format, args...) }
 	tree, v1 := treeID(place.Origin)
-	leaf := storage.LeafHash(body)
-	if uuid := place.UUID; uuid != "" && uuid != hex.EncodeToString(leaf[:]) && !(v1 && uuid == fmt.Sprintf("%016x%x", tree, leaf[:])) {
-		r.errorf(file, "%.100q is not the UUID of this entry", uuid)
+	leaf, uuid := storage.LeafHash(body), ""
+	if v1 {
+		uuid = fmt.Sprintf("%016x%x", tree, leaf[:])
+	}
+	if place.UUID != uuid {
+		bad("%.100q is not the UUID of this entry, %q", place.UUID, uuid)
 	}
 	switch {
-	case place.SET == nil && v1:
-		r.findingf(file, "there is no signed entry timestamp: when the entry was logged is not known")
+	case !v1 && place.SET != nil:
+		bad("there is a signed entry timestamp, and %.120q is no log of Rekor v1", place.Origin)
+	case !v1 && place.VirtualIndex != nil:
+		bad("there is a virtual index, and %.120q is no log of Rekor v1", place.Origin)
+	case !v1:
 	case place.SET == nil:
+		bad("there is no signed entry timestamp")
 	case place.VirtualIndex == nil:
-		r.errorf(file, "there is a signed entry timestamp, and no virtual index, which it signs")
+		bad("there is no virtual index")
+	case new(Hex).parse(place.SET.LogID) != nil:
+		bad("the log_id %.80q of the signed entry timestamp is not a hash in hexadecimal", place.SET.LogID)
 	case keys != nil:
 		set := rekor.Entry{Body: body, IntegratedTime: place.SET.IntegratedTime, LogID: place.SET.LogID, LogIndex: *place.VirtualIndex, SET: place.SET.Signature}
 		if err := keys.SET(&set); err != nil {
-			r.errorf(file, "the signed entry timestamp does not verify: %v", err)
+			bad("the signed entry timestamp does not verify: %v", err)
 		}
 	}
 }

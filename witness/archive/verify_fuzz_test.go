@@ -155,7 +155,7 @@ func TestManyErrors(t *testing.T) {
 	}
 	p.outages = slices.Repeat([]Outage{{"", "stopped", at(110), nil, ""}}, 250)
 	r := w.verify(p.encode())
-	if len(r.Errors) != maxRemarks || r.FurtherErrors != 1300 || len(r.Findings) != maxRemarks || r.FurtherFindings != 150 {
+	if len(r.Errors) != maxRemarks || r.FurtherErrors != 1300 || len(r.Findings) != maxRemarks || r.FurtherFindings != 151 {
 		t.Errorf("%d + %d errors, %d + %d findings", len(r.Errors), r.FurtherErrors, len(r.Findings), r.FurtherFindings)
 	}
 	if e := r.Errors[0].Place; e != "logs/rekor/checkpoints.jsonl row 1" {
@@ -182,9 +182,27 @@ func TestOpenCheckpoint(t *testing.T) {
 		strings.Replace(good, "=\n", "=\r\n", 1),
 		strings.Replace(good, "=\n", "=\n\n", 1),
 		strings.Replace(good, "another\n", "\nanother\n", 1),
+		strings.Replace(good, "another\n", "ano\tther\n", 1),
+		strings.Replace(good, "another\n", "ano\xffther\n", 1),
+		good[:len(good)-1],
+		good + "\n",
+		good[:strings.LastIndex(good, "\n\n")+2],
+		good + "— x AAAA\n",
+		good + "— x AAAAAAA\n",
+		good + "— x AAAAAAB=\n",
+		good + "— AAAAAAA=\n",
+		good + "—  AAAAAAA=\n",
+		good + "— a+b AAAAAAA=\n",
+		good + "— a\u00a0b AAAAAAA=\n",
+		good + "- x AAAAAAA=\n",
+		good + strings.Repeat("— x AAAAAAA=\n", 99),
+		strings.Replace(good, "another\n", strings.Repeat("x", maxSmall)+"\n", 1),
 	} {
 		if c, err := openCheckpoint("log.example", nil, []byte(bad)); err == nil {
-			t.Errorf("%q is %+v", bad, c)
+			t.Errorf("%.300q is %+v", bad, c)
 		}
+	}
+	if _, err := openCheckpoint("log.example", nil, []byte(good+strings.Repeat("— x AAAAAAA=\n", 98))); err != nil {
+		t.Error(err)
 	}
 }

@@ -214,7 +214,12 @@ func (d *decoder) object(v reflect.Value) error {
 				return errors.New("is there twice")
 			}
 			seen |= 1 << i
-			return d.value(v.Field(m.index))
+			field := v.Field(m.index)
+			if m.optional && field.Kind() == reflect.Pointer { // it may be missing, and not be null
+				field.Set(reflect.New(field.Type().Elem()))
+				field = field.Elem()
+			}
+			return d.value(field)
 		}
 		if others[name] {
 			return errors.New("is there twice")

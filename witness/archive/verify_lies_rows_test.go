@@ -23,6 +23,10 @@ var rowLies = []lie{
 		r, _ := rowOf(p, 2)
 		r.Source += "x"
 	}},
+	{"a row that follows another", "row 3: the row before it has the hash", 1, func(p *testPack) {
+		r, _ := rowOf(p, 3)
+		p.unbound, r.Previous = r.Checkpoint, Hex{1}
+	}},
 	{"a last row that was changed", "the last row has another hash", 1, func(p *testPack) {
 		p.files()
 		p.linked = true
@@ -52,6 +56,11 @@ var rowLies = []lie{
 	{"a contradiction that is called unproven", `its relation is said to be "unproven", and is "contradicts"`, 1, func(p *testPack) { r, _ := rowOf(p, 7); r.Relation = "unproven" }},
 	{"a first that is called unproven", `its relation is said to be "unproven", and is "first"`, 1, func(p *testPack) { r, _ := rowOf(p, 1); r.Relation = "unproven" }},
 	{"a relation of another kind", `its relation is said to be "x"`, 1, func(p *testPack) { r, _ := rowOf(p, 2); r.Relation = "x" }},
+	{"an unproven that is smaller, after which the base moves", `its relation is said to be "extends", and is "same"`, 1, func(p *testPack) {
+		r, l := rowOf(p, 7)
+		p.resign(l, r, l.note(l.head(20), "again"))
+		r.Root, r.Relation, r.Proof = l.head(20).Root, "extends", l.proof(6, 20)
+	}},
 	{"a proof that is not needed", `a row that is "same" has a proof`, 1, func(p *testPack) { r, _ := rowOf(p, 3); r.Proof = []Base64{{}} }},
 	{"no proof", "the proof does not show that the trees of size 5 and 8", 1, func(p *testPack) { r, _ := rowOf(p, 2); r.Proof = []Base64{} }},
 	{"another proof", "the proof does not show that the trees of size 8 and 3", 1, func(p *testPack) { r, _ := rowOf(p, 4); r.Proof[0][0] ^= 1 }},
@@ -75,7 +84,7 @@ var rowLies = []lie{
 		r, l := rowOf(p, 3)
 		p.resign(l, r, l.note(Head{8, Base64{}}))
 	}},
-	{"a checkpoint of another log", "checkpoint of \"log2030-1.rekor.example\", want one of", 1, func(p *testPack) {
+	{"a checkpoint of another log", "it is a checkpoint of \"log2030-1.rekor.example\", not of", 1, func(p *testPack) {
 		r, _ := rowOf(p, 3)
 		p.resign(nil, r, p.w.logs[0].note(p.w.logs[0].head(8)))
 	}},
@@ -94,6 +103,16 @@ var rowLies = []lie{
 		r, l := rowOf(p, 4)
 		p.raw[r.Checkpoint] = append(p.raw[r.Checkpoint], signatureLine(l.signer, l.id, l.sign([]byte("x")))+"\n"...)
 	}},
+	{"a checkpoint with a second signature", "", 1, func(p *testPack) {
+		r, l := rowOf(p, 4)
+		p.raw[r.Checkpoint] = append(p.raw[r.Checkpoint], signatureLine(l.signer, l.id, l.sign(textOf(p.raw[r.Checkpoint])))+"\n"...)
+	}},
+	{"a checkpoint with 100 lines of signatures", "", 1, func(p *testPack) { p.strangers(98) }},
+	{"a checkpoint with 101 lines of signatures", "it has 101 signature lines, and a note has at most 100", 1, func(p *testPack) { p.strangers(99) }},
+	{"a checkpoint with a line of a stranger that is no signature", "is no signature line", 1, func(p *testPack) {
+		r, _ := rowOf(p, 4)
+		p.raw[r.Checkpoint] = append(p.raw[r.Checkpoint], "— x AAAA\n"...)
+	}},
 	{"another newest", "the largest checkpoint after the rows is not the one", 3, func(p *testPack) { p.log(tilesOrigin).After.Newest = &Head{9, p.w.logs[0].head(9).Root} }},
 	{"a cosignature that is broken", `cosignatures[0]: the cosignature by "witness.example.com/w1" does not verify`, 1, func(p *testPack) {
 		r, l := rowOf(p, 1)
@@ -103,15 +122,27 @@ var rowLies = []lie{
 		r, l := rowOf(p, 1)
 		r.Cosignatures[1] = p.w.cosigners[1].line(l.note(l.head(4)))
 	}},
-	{"two cosignatures of one", `cosignatures[2]: there is another one by "witness.example.com/w1"`, 1, func(p *testPack) {
+	{"two cosignatures of one", "", 1, func(p *testPack) {
 		r, _ := rowOf(p, 1)
 		r.Cosignatures = append(r.Cosignatures, r.Cosignatures[0])
+	}},
+	{"two cosignatures of one, and the second is broken", `cosignatures[2]: the cosignature by "witness.example.com/w1" does not verify`, 1, func(p *testPack) {
+		r, l := rowOf(p, 1)
+		r.Cosignatures = append(r.Cosignatures, p.w.cosigners[0].line(l.note(l.head(4))))
 	}},
 	{"a cosignature of a stranger", "is no cosignature by a key of the manifest", 1, func(p *testPack) { l := p.log(v1Origin); l.Cosigners = l.Cosigners[:1] }},
 	{"the log as its own cosigner", "is no cosignature by a key of the manifest", 1, func(p *testPack) {
 		r, l := rowOf(p, 3)
 		r.Cosignatures[0] = signatureLine(l.signer, l.id, l.sign(textOf(p.raw[r.Checkpoint])))
 	}},
+}
+
+// strangers adds so many lines of others to a checkpoint that has two.
+func (p *testPack) strangers(n int) {
+	r, _ := rowOf(p, 4)
+	for i := range n {
+		p.raw[r.Checkpoint] = append(p.raw[r.Checkpoint], signatureLine("x", [4]byte{}, []byte{byte(i)})+"\n"...)
+	}
 }
 
 // quarantine makes the evidence of the second pack another one.
@@ -165,13 +196,29 @@ func quarantineLies() (lies []lie) {
 		{"nobody signed the first", "logs/late/evidence/first.txt: checkpoint of", func(p *testPack, l *testLog) {
 			p.replace("logs/late/evidence/first.txt", "\n30\n", "\n31\n")
 		}},
-		{"another log signed the second", "logs/late/evidence/second.txt: checkpoint of", func(p *testPack, l *testLog) {
+		{"another log signed the second", `logs/late/evidence/second.txt: it is a checkpoint of "log2030-1.rekor.example"`, func(p *testPack, l *testLog) {
 			p.raw["logs/late/evidence/second.txt"] = p.w.logs[0].note(Head{12, Base64{1}})
 		}},
-		{"evidence that is missing", `the file "logs/x" is not in the manifest`, func(p *testPack, _ *testLog) {
+		{"a row as evidence", "", func(p *testPack, l *testLog) {
+			q := p.log(lateOrigin).Quarantine
+			p.quarantine(l.note(Head{1, Base64{1}}), nil, nil, []Base64{})
+			delete(p.raw, q.Second)
+			q.Second = p.rows["logs/late"][0].Checkpoint
+		}},
+		{"evidence of an empty tree with a proof", not + "proof from size 0 to 9 must be empty", func(p *testPack, l *testLog) {
+			p.quarantine(l.note(Head{0, Base64{1}}), l.note(l.head(9)), &emptyRoot, []Base64{{}})
+		}},
+		{"evidence elsewhere", `"logs/later/second.txt" is not in the folder of the log`, func(p *testPack, _ *testLog) {
+			q := p.log(lateOrigin).Quarantine
+			p.raw["logs/later/second.txt"] = p.raw[q.Second]
+			delete(p.raw, q.Second)
+			q.Second = "logs/later/second.txt"
+			p.m.Trust = append(p.m.Trust, Material{q.First, "trusted_root.json", at(0), nil}, Material{q.Second, "trusted_root.json", at(0), nil})
+		}},
+		{"evidence that is missing", `the file "logs/late/x" is not in the manifest`, func(p *testPack, _ *testLog) {
 			q := p.log(lateOrigin).Quarantine
 			delete(p.raw, q.First)
-			q.First = "logs/x"
+			q.First = "logs/late/x"
 			q.Second = p.rows["logs/late"][0].Checkpoint
 			delete(p.raw, "logs/late/evidence/second.txt")
 		}},

@@ -38,6 +38,27 @@ func (p *testPack) place(n int, change func(e *EntryPlace)) {
 	p.places[folder] = e
 }
 
+// wantedIn changes what is wanted in an answer to other JSON.
+func (p *testPack) wantedIn(i int, other string) { p.wanted = map[int]string{i: other} }
+
+// moveEntry gives an entry another folder.
+func (p *testPack) moveEntry(n int, to string) {
+	from := fmt.Sprintf("entries/%06d", n)
+	for _, name := range []string{"/entry.json", "/proof.txt"} {
+		p.raw[to+name] = p.raw[from+name]
+		delete(p.raw, from+name)
+	}
+	p.places[to] = p.places[from]
+	delete(p.places, from)
+	for i := range p.answers {
+		for j := range p.answers[i].Found {
+			if p.answers[i].Found[j].Folder == from {
+				p.answers[i].Found[j].Folder = to
+			}
+		}
+	}
+}
+
 // replace changes text in a file.
 func (p *testPack) replace(name, old, new string) {
 	if !strings.Contains(string(p.raw[name]), old) {
@@ -59,6 +80,17 @@ var manifestLies = []lie{
 	{"number 0", "the first pack has the number 1, not 0", 1, func(p *testPack) { p.m.Number = 0 }},
 	{"a pack before the first", "it is the first pack, and names one before it", 1, func(p *testPack) { p.m.Previous = &Previous{} }},
 	{"no pack before the second", "is pack 2, and names none before it", 2, func(p *testPack) { p.m.Previous = nil }},
+	{"another name of the pack before", `names "understudy-evidence-000002-x" as the one before it, and that of pack 1 begins with understudy-evidence-000001`, 2, func(p *testPack) { p.m.Previous.Name = "understudy-evidence-000002-x" }},
+	{"a short number in the name of the pack before", `names "understudy-evidence-1-x" as`, 2, func(p *testPack) { p.m.Previous.Name = "understudy-evidence-1-x" }},
+	{"a longer number in the name of the pack before", `names "understudy-evidence-0000010" as`, 2, func(p *testPack) { p.m.Previous.Name = "understudy-evidence-0000010" }},
+	{"a name of two lines of the pack before", "as the one before it", 2, func(p *testPack) { p.m.Previous.Name += "\n" }},
+	{"the shortest name of the pack before", "", 2, func(p *testPack) { p.m.Previous.Name = "understudy-evidence-000001" }},
+	{"an archive with a control character", "the name of the archive has control characters", 1, func(p *testPack) {
+		skey, vkey, err := note.GenerateKey(nil, "a\x01")
+		p.m.Archive.Name, p.m.Archive.Key = "a\x01", must(vkey, err)
+		p.signer = must(note.NewSigner(skey))
+	}},
+	{"a vantage of two lines", "the vantage has control characters", 1, func(p *testPack) { p.m.Archive.Vantage = "here\nthere" }},
 	{"another pack before the second", "names pack 7 as the one before it", 2, func(p *testPack) { p.m.Previous.Number = 7 }},
 	{"another name of the archive", `is called "Sigstore", and its key "archive.example.com/understudy"`, 1, func(p *testPack) { p.m.Archive.Name = "Sigstore" }},
 	{"another archive key", "does not verify", 1, func(p *testPack) {
@@ -80,9 +112,24 @@ var manifestLies = []lie{
 	{"note with two signatures", "does not have exactly one signature", 1, func(p *testPack) { p.more = signatureLine("x", [4]byte{}, []byte("y")) + "\n" }},
 	{"note with something behind it", "does not have exactly one signature", 1, func(p *testPack) { p.more = "\n" }},
 	{"note with a name and no key", "does not have exactly one signature", 1, func(p *testPack) { p.signer = &renamed{p.signer, "x", nil} }},
-	{"no log trusted", `log "other.example": no key is trusted for it`, 1, func(p *testPack) {
+	{"a log without rows that is not trusted", "", 1, func(p *testPack) {
 		p.m.Logs = append(p.m.Logs[:1:1], Log{Origin: "other.example", Folder: "logs/o", Coverage: "full", Keys: []string{}, Cosigners: []string{}, Rows: Rows{1, 0}}, p.m.Logs[1])
 	}},
+	{"a log with rows that is not trusted", `log "later.example": no key is trusted for it`, 2, func(p *testPack) {
+		p.log(lateOrigin).Quarantine = nil
+		delete(p.raw, "logs/late/evidence/first.txt")
+		delete(p.raw, "logs/late/evidence/second.txt")
+		p.w.logs = p.w.logs[:2]
+	}},
+	{"a log with evidence that is not trusted", `log "later.example": no key is trusted for it`, 3, func(p *testPack) { p.w.logs = p.w.logs[:2] }},
+	{"a log with an entry that is not trusted", `log "log2030-1.rekor.example": no key is trusted for it`, 2, func(p *testPack) { p.w.logs = p.w.logs[1:] }},
+	{"first rows that are not the first", `log "log2030-1.rekor.example": the rows begin with 2, and this is the first pack`, 1, func(p *testPack) {
+		l := p.log(tilesOrigin)
+		l.Before, l.Rows.First = Place{Hex{1}, &Head{0, emptyRoot}}, 2
+		delete(p.raw, p.rows[l.Folder][0].Checkpoint)
+		p.rows[l.Folder] = p.rows[l.Folder][1:]
+	}},
+	{"a name of two lines", "the name has control characters", 1, func(p *testPack) { p.log(tilesOrigin).Name = "name of logs/a\nb" }},
 	{"a clock that was set back", "", 1, func(p *testPack) { p.m.Period.From = at(900) }},
 	{"an origin of two lines", "this cannot be an origin", 1, func(p *testPack) {
 		p.w.logs = append(p.w.logs, newTestLog("a\nb", "logs/x", "full", 0))
@@ -118,6 +165,15 @@ var manifestLies = []lie{
 	{"trust material that is missing", `trust[1]: the file "trust/x" is not in the pack`, 1, func(p *testPack) {
 		p.m.Trust = append(p.m.Trust, Material{"trust/x", "trusted_root.json", at(0), nil})
 	}},
+	{"trust material that is an entry", "entries/000001/x.json: nothing in the pack is about this file", 1, func(p *testPack) {
+		p.m.Trust = append(p.m.Trust, Material{"entries/000001/x.json", "trusted_root.json", at(0), nil})
+		p.raw["entries/000001/x.json"] = nil
+	}},
+	{"rows that are trust material", "logs/rekor/checkpoints.jsonl: nothing in the pack is about this file", 3, func(p *testPack) {
+		p.m.Trust = append(p.m.Trust, Material{"logs/rekor/checkpoints.jsonl", "trusted_root.json", at(0), nil})
+		p.raw["logs/rekor/checkpoints.jsonl"] = nil
+	}},
+	{"trust material of one moment", "", 1, func(p *testPack) { p.m.Trust[0].To = &p.m.Trust[0].From }},
 	{"two cosigners with one ID", "two cosigner keys have the name and the key ID", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, l.Cosigners[1]) }},
 	{"cosigner of type 1", "it is no verifier key of type 4 or 6", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, otherKey("x")) }},
 	{"cosigner that is no key", "cannot be used", 1, func(p *testPack) { l := p.log(tilesOrigin); l.Cosigners = append(l.Cosigners, "x") }},
@@ -135,6 +191,7 @@ var manifestLies = []lie{
 	{"an outage of a stranger", `the pack does not have the log "x"`, 1, func(p *testPack) { p.outages[0].Origin = "x" }},
 	{"another kind of outage", `there is no outage that is "strike"`, 1, func(p *testPack) { p.outages[0].What = "strike" }},
 	{"an outage that runs backwards", "it ends at", 1, func(p *testPack) { p.outages[0].To = &Time{at(105).Time} }},
+	{"an outage of one moment", "", 1, func(p *testPack) { p.outages[0].To = &p.outages[0].From }},
 	{"an outage before", "it is not in the period", 1, func(p *testPack) { p.outages[0].From, p.outages[0].To = at(1), &Time{at(99).Time} }},
 	{"an outage after", "it is not in the period", 1, func(p *testPack) { p.outages[0].From, p.outages[0].To = at(201), nil }},
 }

@@ -26,14 +26,24 @@ func (p *pack) checkManifest() {
 		bad("it is pack %d, and names none before it", m.Number)
 	case m.Previous != nil && m.Previous.Number != m.Number-1:
 		bad("it is pack %d, and names pack %d as the one before it", m.Number, m.Previous.Number)
+	case m.Previous != nil && !isPackName(m.Previous.Name, m.Previous.Number):
+		bad("it names %.120q as the one before it, and that of pack %d begins with understudy-evidence-%06[2]d", m.Previous.Name, m.Previous.Number)
 	}
 	if key, err := parseMaker(m.Archive.Key); err != nil {
 		bad("the archive key %.200q cannot be used: %v", m.Archive.Key, err)
 	} else if key.Name() != m.Archive.Name {
 		bad("the archive is called %.200q, and its key %q", m.Archive.Name, key.Name())
+	} else if strings.ContainsFunc(m.Archive.Name, isControl) {
+		bad("the name of the archive has control characters")
+	}
+	if strings.ContainsFunc(m.Archive.Vantage, isControl) {
+		bad("the vantage has control characters")
 	}
 	if m.Period.To.Before(m.Period.From.Time) {
 		p.findingf(manifestFile, "the period ends at %s, before it begins at %s: the clock of the maker was set back", m.Period.To.Format(timeLayout), m.Period.From.Format(timeLayout))
+	}
+	if m.Built.Before(m.Period.To.Time) {
+		p.findingf(manifestFile, "the pack was made at %s, before the end of the period, %s: the clock of the maker was changed", m.Built.Format(timeLayout), m.Period.To.Format(timeLayout))
 	}
 	for i := range m.Files {
 		f := &m.Files[i]
@@ -62,6 +72,12 @@ func (p *pack) checkManifest() {
 	}
 }
 
+// isPackName says whether a pack of that number can have the name.
+func isPackName(name string, number uint64) bool {
+	rest, ok := strings.CutPrefix(name, fmt.Sprintf("understudy-evidence-%06d", number))
+	return ok && (rest == "" || rest[0] < '0' || rest[0] > '9') && !strings.ContainsFunc(name, isControl)
+}
+
 // checkLogEntry checks what the manifest says of one log, and reports whether its rows can be
 // looked at.
 func (p *pack) checkLogEntry(l *Log) bool {
@@ -70,6 +86,9 @@ func (p *pack) checkLogEntry(l *Log) bool {
 	}
 	if l.Origin == "" || strings.ContainsFunc(l.Origin, isControl) {
 		bad("this cannot be an origin")
+	}
+	if strings.ContainsFunc(l.Name, isControl) {
+		bad("the name has control characters")
 	}
 	if part, ok := strings.CutPrefix(l.Folder, "logs/"); !ok || strings.Contains(part, "/") || !validTarName(l.Folder) {
 		bad("the folder %.120q is not logs/ and one more part", l.Folder)
@@ -80,6 +99,9 @@ func (p *pack) checkLogEntry(l *Log) bool {
 	if l.Rows.First == 0 || l.Rows.Last < l.Rows.First-1 {
 		bad("there cannot be rows from %d to %d", l.Rows.First, l.Rows.Last)
 		return false
+	}
+	if p.m.Number == 1 && l.Rows.First != 1 {
+		bad("the rows begin with %d, and this is the first pack", l.Rows.First)
 	}
 	for _, place := range []struct {
 		name string
@@ -109,8 +131,10 @@ func (p *pack) checkTrust() {
 		if t.To != nil && t.To.Before(t.From.Time) {
 			p.errorf(manifestFile, "%s: it ends at %s, before it begins at %s", place, t.To.Format(timeLayout), t.From.Format(timeLayout))
 		}
-		if !p.use(t.File) {
+		if _, ok := p.index[t.File]; !ok {
 			p.errorf(manifestFile, "%s: the file %.120q is not in the pack", place, t.File)
+		} else if !strings.HasPrefix(t.File, "entries/") && !strings.HasSuffix(t.File, "/checkpoints.jsonl") { // these are about something else
+			p.use(t.File)
 		}
 	}
 }
@@ -158,6 +182,9 @@ func (p *pack) follows(before *pack, alone bool) {
 			bad("log %.120q: the rows begin with %d, and those of the pack before ended with %d", l.Origin, l.Rows.First, old.Rows.Last)
 		case ok && !reflect.DeepEqual(l.Before, old.After):
 			bad("log %.120q: what was before its rows is not what the pack before ended with", l.Origin)
+		}
+		if ok && old.Quarantine != nil && l.Quarantine == nil {
+			p.findingf(manifestFile, "log %.120q: the pack before has evidence that it contradicted itself (%.300q), and this one does not", l.Origin, old.Quarantine.Reason)
 		}
 	}
 	for i := range b.Logs {

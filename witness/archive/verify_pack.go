@@ -16,8 +16,9 @@ import (
 
 // Bounds of files that are held in memory.
 const (
-	maxManifest = 512 << 20 // about two million files
-	maxSmall    = 1 << 20   // a checkpoint, a proof, a time-stamp
+	maxManifest = 512 << 20        // about two million files
+	maxSmall    = 1 << 20          // a checkpoint, a proof, a time-stamp
+	maxProof    = maxSmall + 1<<14 // a checkpoint with an inclusion proof
 	maxEntry    = 64 << 20
 	maxLine     = 64 << 20
 )
@@ -42,11 +43,12 @@ type pack struct {
 	used     []bool         // something in the pack is about it
 	partial  bool           // not everything that files can be about was read
 	notes    map[string][]byte
+	keyless  map[string]bool // origins for which a key is missing, which was said
 }
 
 // pack verifies one pack, alone. The error is that of reading it.
 func (v *verification) pack(ctx context.Context, in Input) (*pack, error) {
-	p := &pack{v: v, in: in, notes: map[string][]byte{}}
+	p := &pack{v: v, in: in, notes: map[string][]byte{}, keyless: map[string]bool{}}
 	p.remarks.pack = in.Name
 	p.summary = Summary{Name: in.Name, Bytes: in.Size, Notes: []string{}, Logs: []LogSummary{}}
 	whole, err := p.scan(ctx)

@@ -53,6 +53,8 @@ type logCheck struct {
 	hash      Hex    // of the row before it
 	next      uint64 // number of the next row
 	jobs      []rowJob
+	outside   uint64 // rows that were first seen outside of the period, of which this is the first
+	stray     string
 	summary   LogSummary
 }
 
@@ -76,8 +78,8 @@ func (p *pack) checkLog(ctx context.Context, l *Log) error {
 	c := &logCheck{p: p, l: l, keys: p.v.log(l.Origin), file: l.Folder + "/checkpoints.jsonl", base: l.Before.Newest, hash: l.Before.RowHash, next: l.Rows.First}
 	c.summary = LogSummary{Origin: l.Origin, Name: l.Name, Coverage: l.Coverage, Rows: l.Rows, Before: l.Before.Newest, After: l.After.Newest}
 	sound := p.checkLogEntry(l)
-	if c.keys == nil {
-		p.errorf(manifestFile, "log %.120q: no key is trusted for it: give one, or a trusted root that has it", l.Origin)
+	if l.Rows.Last >= l.Rows.First || l.Quarantine != nil {
+		p.needKey(l.Origin)
 	}
 	c.readCosigners()
 	switch i, ok := p.index[c.file]; {
@@ -140,7 +142,6 @@ func parseCosigner(key string) (note.Verifier, error) {
 
 // rows verifies checkpoints.jsonl and the checkpoints that it names.
 func (c *logCheck) rows(ctx context.Context) error {
-	c.p.v.rows[c.l.Origin] = true
 	err := lines(c.p, c.file, func(place string, r *Row) error {
 		c.row(fmt.Sprintf("%s row %d", c.file, r.Row), place, r)
 		if len(c.jobs) < batch {
@@ -151,7 +152,18 @@ func (c *logCheck) rows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.outside > 0 {
+		c.p.findingf(c.file, "%s, the first of them %s: the clock of the maker was changed", counted(c.outside, "row was", "rows were")+" first seen outside of the period", c.stray)
+	}
 	return c.flush(ctx)
+}
+
+// counted is a number with what it counts.
+func counted(n uint64, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
 }
 
 // row checks what of a row depends on the one before it.
@@ -172,6 +184,11 @@ func (c *logCheck) row(place, line string, r *Row) {
 	}
 	if y := r.FirstSeen.Year(); y < 1970 || y > 2261 {
 		bad("it cannot have been seen in the year %d", y)
+	}
+	if period := c.p.m.Period; r.FirstSeen.Before(period.From.Time) || !r.FirstSeen.Before(period.To.Time) {
+		if c.outside++; c.outside == 1 {
+			c.stray = fmt.Sprintf("row %d at %s", r.Row, r.FirstSeen.Format(timeLayout))
+		}
 	}
 	if r.LastSeen.Before(r.FirstSeen.Time) {
 		bad("it was last seen at %s, before it was first seen at %s", r.LastSeen.Format(timeLayout), r.FirstSeen.Format(timeLayout))
@@ -266,18 +283,15 @@ func (c *logCheck) job(j *rowJob, r *remarks) error {
 	return nil
 }
 
-// cosignatures verifies those of one row.
+// cosignatures verifies those of one row. A cosigner may have several.
 func (c *logCheck) cosignatures(j *rowJob, text []byte, r *remarks) {
-	by := make([]bool, len(c.cosigners))
 lines:
 	for n, line := range j.Cosignatures {
-		for i, key := range c.cosigners {
+		for _, key := range c.cosigners {
 			signature, ok := signatureOf(line, key)
 			switch {
 			case !ok:
 				continue
-			case by[i]:
-				r.errorf(j.place, "cosignatures[%d]: there is another one by %q", n, key.Name())
 			case !key.Verify(text, signature):
 				r.errorf(j.place, "cosignatures[%d]: the cosignature by %q does not verify", n, key.Name())
 			default:
@@ -286,7 +300,6 @@ lines:
 					j.goodOurs++
 				}
 			}
-			by[i] = true
 			continue lines
 		}
 		r.errorf(j.place, "cosignatures[%d]: %.60q is no cosignature by a key of the manifest", n, line)
@@ -320,6 +333,12 @@ func (c *logCheck) quarantine() error {
 	place := fmt.Sprintf("quarantine of %.120q", c.l.Origin)
 	var both [2]*checkpoint
 	names := []string{q.First, q.Second}
+	for _, name := range names {
+		if !strings.HasPrefix(name, c.l.Folder+"/") {
+			c.p.errorf(place, "%.120q is not in the folder of the log", name)
+			return nil
+		}
+	}
 	for _, name := range names {
 		c.p.use(name)
 	}

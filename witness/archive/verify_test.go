@@ -39,7 +39,8 @@ func newChain(t testing.TB) *testWorld {
 	p.entry(tiles, 0, 1)
 	p.answers = []Answer{
 		{Wanted{Digest: "sha256:00"}, []Found{{"entries/000001"}, {"entries/000002"}}, "all of it", true},
-		{Wanted{Index: "4", Log: v1Origin}, []Found{{"entries/000002"}, {"entries/000003"}}, "some of it", false},
+		{Wanted{Index: "4", Log: v1Origin}, []Found{{"entries/000002"}}, "some of it", false},
+		{Wanted{Index: "0-4", Log: "name of logs"}, []Found{{"entries/000002"}, {"entries/000003"}}, "all of it", true},
 		{Wanted{Identity: "nobody@example.com"}, []Found{}, "all of it", true},
 	}
 	p.outages = []Outage{{"", "stopped", at(110), &Time{at(120).Time}, "an update"}, {v1Origin, "unreachable", at(90), nil, "no route"}}
@@ -53,13 +54,12 @@ func newChain(t testing.TB) *testWorld {
 	p.grow(late, 2)
 	p.entry(tiles, 8, 9)
 	p.answers = []Answer{{Wanted{UUID: "1"}, []Found{{"entries/000001"}}, "all of it", true}}
-	p.raw["logs/late/evidence/first.txt"], p.raw["logs/late/evidence/second.txt"] = late.note(late.head(30)), late.note(other(late.head(12)))
-	root := late.head(12).Root
-	p.log(lateOrigin).Quarantine = &Quarantine{"it forked", at(250), "logs/late/evidence/first.txt", "logs/late/evidence/second.txt", &root, late.proof(12, 30)}
+	p.accuse(late)
 	p.done()
 
 	p = w.pack()
 	p.grow(tiles, 30)
+	p.accuse(late)
 	p.stamp = Time{}
 	p.m.Authority = ""
 	p.done()
@@ -97,6 +97,7 @@ func TestVerify(t *testing.T) {
 		`nothing was seen of "` + v1Origin + `"`,
 		`quarantine of "later.example": the log contradicted itself`,
 		`the pack has no time-stamp: only its maker says`,
+		`quarantine of "later.example": the log contradicted itself`,
 	}
 	for i, text := range want {
 		if i >= len(r.Findings) || !strings.Contains(r.Findings[i].String(), text) {
@@ -112,7 +113,7 @@ func TestVerify(t *testing.T) {
 		}
 	}
 	first := r.Packs[0]
-	if first.Entries != 3 || first.Wanted != 3 || first.Outages != 2 || first.Signer != "the authority" || !first.Stamped.Equal(at(202).Truncate(time.Second)) {
+	if first.Entries != 3 || first.Wanted != 4 || first.Outages != 2 || first.Signer != "the authority" || !first.Stamped.Equal(at(202).Truncate(time.Second)) {
 		t.Errorf("first: %+v", first)
 	}
 	if l := first.Logs[1]; l.Origin != v1Origin || l.Checkpoints != 8 || l.Unproven != 3 || l.Cosignatures != 3 || l.CosignaturesVouched != 2 || l.Before != nil || l.After.Size != 21 || l.Quarantined {
@@ -227,6 +228,22 @@ func TestMakers(t *testing.T) {
 	}
 	o.Makers = []string{lateOrigin + "+00000000+AQ=="}
 	refused(t, verify(o), "which is none of those that were given")
+	o.Makers = []string{other.vkey, tilesOrigin + "+00000000+AQ=="}
+	refused(t, verify(o), "which is none of those that were given")
+
+	// A log can have the name of the archive: its key does not vouch for a pack that another one signed.
+	named := newTestWorld(t)
+	named.logs = []*testLog{newTestLog(archiveName, "logs/x", "full", 1)}
+	p := named.pack()
+	p.grow(named.logs[0], 1)
+	o = named.options()
+	o.Makers = []string{other.vkey}
+	r, err := Verify(t.Context(), inputs(p.encode()), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused(t, r, "which is none of those that were given")
+	o = w.options()
 
 	// Another maker between two of the first is seen.
 	w.setMaker()
@@ -235,7 +252,7 @@ func TestMakers(t *testing.T) {
 	w.packs[2].m.Previous.Hash = Hex(w.packs[1].manifest)
 	w.packs[2].encode()
 	o.Makers = nil
-	r, err := Verify(t.Context(), inputs(w.encoded()...), o)
+	r, err = Verify(t.Context(), inputs(w.encoded()...), o)
 	if err != nil || !r.Good() || strings.Count(texts(r.Findings), "the archive key is another one than that of the pack before") != 2 {
 		t.Errorf("%v %s", err, texts(r.Findings))
 	}
@@ -270,9 +287,22 @@ func TestTimestamps(t *testing.T) {
 // TestNotProven holds that what is allowed to be missing is found.
 func TestNotProven(t *testing.T) {
 	for finding, change := range map[string]func(p *testPack){
-		"entries/000002/place.json: there is no signed entry timestamp": func(p *testPack) { p.place(2, func(e *EntryPlace) { e.SET = nil }) },
-		"before it begins at 2026-03-01T15:00":                          func(p *testPack) { p.m.Period.From = at(900) },
-		"from 2026-03-01T01:50:00.123456789Z to 2026-03-01T02:00":       func(*testPack) {},
+		"before it begins at 2026-03-01T15:00":                    func(p *testPack) { p.m.Period.From = at(900) },
+		"from 2026-03-01T01:50:00.123456789Z to 2026-03-01T02:00": func(*testPack) {},
+		"manifest.json: the pack was made at 2026-03-01T03:20:00.123456788Z, before the end of the period, 2026-03-01T03:20:00.123456789Z": func(p *testPack) {
+			p.m.Built = Time{p.m.Period.To.Add(-1)}
+		},
+		"rekor/checkpoints.jsonl: 1 row was first seen outside of the period, the first of them row 2 at 2026-03-01T01:39": func(p *testPack) {
+			r, _ := rowOf(p, 2)
+			r.FirstSeen = at(99)
+		},
+		"rekor/checkpoints.jsonl: 3 rows were first seen outside of the period, the first of them row 5 at 2026-03-01T03:20:00.123456789Z": func(p *testPack) {
+			for n := 5; n < 8; n++ {
+				r, _ := rowOf(p, n)
+				r.FirstSeen = at(200)
+				r.LastSeen = at(205)
+			}
+		},
 	} {
 		w := newChain(t)
 		change(w.packs[0])
@@ -280,8 +310,24 @@ func TestNotProven(t *testing.T) {
 			t.Errorf("want %q in:\n%s%s", finding, texts(r.Errors), texts(r.Findings))
 		}
 	}
+	// A period has its first moment, and not its last one.
+	w := newChain(t)
+	r, _ := rowOf(w.packs[0], 2)
+	r.FirstSeen = w.packs[0].m.Period.From
+	if r := w.verify(w.packs[0].encode()); !r.Good() || strings.Contains(texts(r.Findings), "outside of the period") {
+		t.Errorf("%s%s", texts(r.Errors), texts(r.Findings))
+	}
+	// Evidence does not go away.
+	w = newChain(t)
+	last := w.packs[2]
+	last.log(lateOrigin).Quarantine = nil
+	delete(last.raw, "logs/late/evidence/first.txt")
+	delete(last.raw, "logs/late/evidence/second.txt")
+	if r := w.verify(w.packs[1].encoded, last.encode()); !r.Good() || !strings.Contains(texts(r.Findings), `log "later.example": the pack before has evidence that it contradicted itself ("it forked"), and this one does not`) {
+		t.Errorf("%s%s", texts(r.Errors), texts(r.Findings))
+	}
 	// An entry can be large.
-	w := newTestWorld(t)
+	w = newTestWorld(t)
 	l := newTestLog(tilesOrigin, "logs/tiles", "full", 1)
 	w.logs, l.entries = []*testLog{l}, append(l.entries, make([]byte, 3*maxSmall))
 	l.tree.AppendData(l.entries[1])
