@@ -35,7 +35,7 @@ type Config struct {
 	Expression, TimeZone string
 	// Sources returns all logs whose archive is held.
 	Sources func() []Source
-	// Cosigners are the verifier keys of our own cosigners.
+	// Cosigners are the verifier keys of our own cosigners. Those that they had before are remembered.
 	Cosigners []string
 	// Wanted are the entries that the customer named; SET reads the promise in the receipt of one.
 	Wanted []Want
@@ -153,6 +153,9 @@ func Open(ctx context.Context, cfg Config) (*Archive, error) {
 		return nil, fmt.Errorf("folder of evidence packs: %w", err)
 	}
 	if err := a.load(); err != nil {
+		return nil, err
+	}
+	if err := a.rememberCosigners(); err != nil {
 		return nil, err
 	}
 	if err := a.takeBack(ctx); err != nil {
