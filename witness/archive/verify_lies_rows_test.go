@@ -213,7 +213,6 @@ func quarantineLies() (lies []lie) {
 			p.raw["logs/later/second.txt"] = p.raw[q.Second]
 			delete(p.raw, q.Second)
 			q.Second = "logs/later/second.txt"
-			p.m.Trust = append(p.m.Trust, Material{q.First, "trusted_root.json", at(0), nil}, Material{q.Second, "trusted_root.json", at(0), nil})
 		}},
 		{"evidence that is missing", `the file "logs/late/x" is not in the manifest`, func(p *testPack, _ *testLog) {
 			q := p.log(lateOrigin).Quarantine

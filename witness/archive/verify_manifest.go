@@ -131,11 +131,15 @@ func (p *pack) checkTrust() {
 		if t.To != nil && t.To.Before(t.From.Time) {
 			p.errorf(manifestFile, "%s: it ends at %s, before it begins at %s", place, t.To.Format(timeLayout), t.From.Format(timeLayout))
 		}
-		if _, ok := p.index[t.File]; !ok {
+		_, ok := p.index[t.File]
+		switch {
+		case !ok:
 			p.errorf(manifestFile, "%s: the file %.120q is not in the pack", place, t.File)
-		} else if !strings.HasPrefix(t.File, "entries/") && !strings.HasSuffix(t.File, "/checkpoints.jsonl") { // these are about something else
-			p.use(t.File)
+			continue
+		case !strings.HasPrefix(t.File, "trust/"):
+			p.errorf(manifestFile, "%s: the name of the file %.120q does not begin with trust/", place, t.File)
 		}
+		p.use(t.File)
 	}
 }
 
@@ -183,8 +187,12 @@ func (p *pack) follows(before *pack, alone bool) {
 		case ok && !reflect.DeepEqual(l.Before, old.After):
 			bad("log %.120q: what was before its rows is not what the pack before ended with", l.Origin)
 		}
-		if ok && old.Quarantine != nil && l.Quarantine == nil {
+		switch had, has := before.evidence[l.Origin], p.evidence[l.Origin]; {
+		case !ok || old.Quarantine == nil:
+		case l.Quarantine == nil:
 			p.findingf(manifestFile, "log %.120q: the pack before has evidence that it contradicted itself (%.300q), and this one does not", l.Origin, old.Quarantine.Reason)
+		case had != has && had != [2]Hex{has[1], has[0]}:
+			p.findingf(manifestFile, "log %.120q: the evidence that it contradicted itself is other evidence than in the pack before (%.300q)", l.Origin, old.Quarantine.Reason)
 		}
 	}
 	for i := range b.Logs {

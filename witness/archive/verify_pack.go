@@ -43,12 +43,13 @@ type pack struct {
 	used     []bool         // something in the pack is about it
 	partial  bool           // not everything that files can be about was read
 	notes    map[string][]byte
-	keyless  map[string]bool // origins for which a key is missing, which was said
+	keyless  map[string]bool   // origins for which a key is missing, which was said
+	evidence map[string][2]Hex // hashes of the evidence, by origin
 }
 
 // pack verifies one pack, alone. The error is that of reading it.
 func (v *verification) pack(ctx context.Context, in Input) (*pack, error) {
-	p := &pack{v: v, in: in, notes: map[string][]byte{}, keyless: map[string]bool{}}
+	p := &pack{v: v, in: in, notes: map[string][]byte{}, keyless: map[string]bool{}, evidence: map[string][2]Hex{}}
 	p.remarks.pack = in.Name
 	p.summary = Summary{Name: in.Name, Bytes: in.Size, Notes: []string{}, Logs: []LogSummary{}}
 	whole, err := p.scan(ctx)

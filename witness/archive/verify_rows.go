@@ -332,26 +332,29 @@ func (c *logCheck) quarantine() error {
 	}
 	place := fmt.Sprintf("quarantine of %.120q", c.l.Origin)
 	var both [2]*checkpoint
+	var sums [2]Hex
 	names := []string{q.First, q.Second}
+	for _, name := range names {
+		c.p.use(name)
+	}
 	for _, name := range names {
 		if !strings.HasPrefix(name, c.l.Folder+"/") {
 			c.p.errorf(place, "%.120q is not in the folder of the log", name)
 			return nil
 		}
 	}
-	for _, name := range names {
-		c.p.use(name)
-	}
 	for i, name := range names {
 		raw, err := c.p.file(&c.p.remarks, place, name, maxSmall)
 		if raw == nil || err != nil {
 			return err
 		}
+		sums[i] = sha256.Sum256(raw)
 		if both[i], err = c.open(raw); err != nil {
 			c.p.errorf(name, "%v", err)
 			return nil
 		}
 	}
+	c.p.evidence[c.l.Origin] = sums
 	if err := irreconcilable(q, both[0], both[1]); err != nil {
 		c.p.errorf(place, "the evidence does not show that the log contradicted itself: %v", err)
 		return nil

@@ -326,6 +326,13 @@ func TestNotProven(t *testing.T) {
 	if r := w.verify(w.packs[1].encoded, last.encode()); !r.Good() || !strings.Contains(texts(r.Findings), `log "later.example": the pack before has evidence that it contradicted itself ("it forked"), and this one does not`) {
 		t.Errorf("%s%s", texts(r.Errors), texts(r.Findings))
 	}
+	w = newChain(t)
+	last = w.packs[2]
+	fork := last.log(lateOrigin).Quarantine
+	fork.First, fork.Second = fork.Second, fork.First // the same evidence
+	if r := w.verify(w.packs[1].encoded, last.encode()); strings.Contains(texts(r.Findings), "is other evidence") {
+		t.Errorf("%s", texts(r.Findings))
+	}
 	// An entry can be large.
 	w = newTestWorld(t)
 	l := newTestLog(tilesOrigin, "logs/tiles", "full", 1)
