@@ -300,8 +300,8 @@ def authority(name="tsa", **more):
     return root, certificate(f"{name} signer", ecdsa_key(f"{name} signer"), root, **more)
 
 
-def token(digest, at, tsa=None, status=0, content="1.2.840.113549.1.9.16.1.4", hash_algorithm="2.16.840.1.101.3.4.2.1", embed=True, spoil=False):
-    """A TimeStampResp about a digest."""
+def token(digest, at, tsa=None, status=0, content="1.2.840.113549.1.9.16.1.4", hash_algorithm="2.16.840.1.101.3.4.2.1", embed=True, spoil=False, more=()):
+    """A TimeStampResp about a digest, with the certificate of the signer if it is to be embedded, and more."""
     signer, key = (tsa or authority())[1]
     encoded = signer.public_bytes(serialization.Encoding.DER)
     sha = der(0x30, oid("2.16.840.1.101.3.4.2.1"))
@@ -317,7 +317,7 @@ def token(digest, at, tsa=None, status=0, content="1.2.840.113549.1.9.16.1.4", h
     signature[-1] ^= spoil
     identity = der(0x30, signer.issuer.public_bytes(), der(2, signer.serial_number.to_bytes(2, "big")))
     signed = der(0x30, der(2, b"\1"), identity, sha, der(0xA0, attributes), der(0x30, oid("1.2.840.10045.4.3.2")), der(4, bytes(signature)))
-    signed = der(0x30, der(2, b"\3"), der(0x31, sha), der(0x30, oid(content), der(0xA0, der(4, info))), der(0xA0, encoded) if embed else b"",
+    signed = der(0x30, der(2, b"\3"), der(0x31, sha), der(0x30, oid(content), der(0xA0, der(4, info))), der(0xA0, *sorted([encoded, *(c.public_bytes(serialization.Encoding.DER) for c in more)])) if embed else b"",
                  der(0x31, signed))
     return der(0x30, der(0x30, der(2, bytes([status]))), der(0x30, oid("1.2.840.113549.1.7.2"), der(0xA0, signed)))
 

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import datetime
 import functools
 import gzip
 import io
@@ -340,7 +341,7 @@ def stranger(line, note):
 
 
 def strangers(note, count):
-    """The note of five lines with so many more."""
+    """The note with so many more signature lines."""
     return functools.reduce(lambda note, i: stranger("— x AAAAAAAA", note), range(count), note)
 
 
@@ -367,7 +368,7 @@ def note_lies():
         "a signature is not": functools.partial(stranger, "— x A"),
         "a signature is not canonical": functools.partial(stranger, "— x AAAAAAB="),
         "a signature is too short": functools.partial(stranger, "— x AAAAAA=="),
-        "the note has too many lines": lambda n: strangers(n, 96),
+        "the note has too many signature lines": lambda n: strangers(n, 100),
         "the note is not UTF-8": lambda n: stranger("— x AAAAAAAA", n).replace(b"x", b"\xff"),
         "the note has a control character": resigned("v2", lambda t: t + "a\tb\n"),
         "the note has a control": lambda n: n.replace(b"\n", b"\r\n"),
@@ -900,6 +901,18 @@ class Given(Case):
         self.fails("signed by another key of archive.example", draft, keys=rest + [make.vkey("archive.example", 1, make.raw(SPARE))])
         self.assertIn("which you gave", "".join(self.passes(draft, keys=keys + [make.vkey("archive.example", 1, make.raw(SPARE))])))
 
+    def test_rekor_v1(self):
+        """Only a tree ID in its one form makes an origin one of Rekor v1."""
+        for origin, read in (("a - 77", ("a", 77)), ("a - b - 0", ("a - b", 0)), (f"a - {verify.MAX}", ("a", verify.MAX)), (f"a - {verify.MAX + 1}", None),
+                             ("a - 077", None), ("a - 00", None), ("a - +7", None), ("a - \u0667", None), ("a -7", None), ("a", None)):
+            self.assertEqual(verify.rekor_v1(origin), read)
+
+    def test_signature_lines(self):
+        """A note has at most 100 of them, and as many lines of text as fit."""
+        note = strangers(the("v2").note(300, extensions=["more"] * 200), 99)
+        self.assertEqual(len(verify.read_checkpoint(note).signatures), 100)
+        self.assertRaisesRegex(verify.Bad, "too many signature lines", verify.read_checkpoint, strangers(note, 1))
+
     def test_key_forms(self):
         for name, kind, public in (("a", 1, make.raw(SPARE)), ("a=b", 1, make.raw(SPARE)), ("b", 2, make.spki(make.ecdsa_key("x")))):
             key = make.vkey(name, kind, public)
@@ -963,10 +976,27 @@ class Stamps(Case):
         draft.stamp = function
         return draft
 
+    def trusting(self, authority=None, valid=None):
+        """What root.json has, and this authority as the only one, or none: for run."""
+        root = {k: v for k, v in make.world().trusted_root.items() if k != "timestampAuthorities"}
+        if authority:
+            raw = authority[0][0].public_bytes(make.serialization.Encoding.DER)
+            root["timestampAuthorities"] = [{"certChain": {"certificates": [{"rawBytes": b64(raw)}]}} | ({"validFor": valid} if valid else {})]
+        with open(os.path.join(folder.name, "other.json"), "wb") as file:
+            file.write(dumps(root))
+        return {"root": "other.json"}
+
     def test_bad(self):
+        """Wrong in itself: an error, whatever certificates there are."""
         token = make.token
         expired = functools.partial(make.authority, "tsa", until=2021)
         usage = make.x509.oid.ExtendedKeyUsageOID
+
+        def altered(token, at):
+            """Its time is a year later."""
+            time, later = (f"{datetime.datetime.fromtimestamp(at // SECOND + more, datetime.timezone.utc):%Y%m%d%H%M%SZ}".encode() for more in (0, 365 * 86400))
+            self.assertIn(time, token)
+            return token.replace(time, later)
         for pattern, function in {
                 "openssl does not verify it: .*imprint": lambda digest, at: token(sha256(digest), at),
                 "its status is not granted|openssl cannot read it": lambda digest, at: token(digest, at, status=2),
@@ -975,7 +1005,9 @@ class Stamps(Case):
                 "it has no time, or is not about a SHA-256": lambda digest, at: token(digest, at, hash_algorithm="2.16.840.1.101.3.4.2.8"),
                 "it does not have the certificate of its signer": lambda digest, at: token(digest, at, embed=False),
                 "openssl does not verify it: .*signature": lambda digest, at: token(digest, at, spoil=True),
-                "openssl does not verify it": lambda digest, at: token(digest, at, make.authority("other")),
+                "openssl does not verify it: .*sign": lambda digest, at: token(digest, at, make.authority("other"), spoil=True),
+                "openssl does not verify it: .*impr": lambda digest, at: token(sha256(digest), at, make.authority("other")),
+                "openssl does not verify it": lambda digest, at: altered(token(digest, at), at),
                 "openssl does not verify it: .*": lambda digest, at: token(digest, at, expired()),
                 "openssl does not verify": lambda digest, at: token(digest, at, make.authority("tsa", usage=usage.SERVER_AUTH)),
                 "it is not one DER value": lambda digest, at: token(digest, at) + b"\0",
@@ -985,7 +1017,39 @@ class Stamps(Case):
         }.items():
             with self.subTest(pattern):
                 self.fails(f"timestamp.tsr: {pattern}", self.stamped(function))
-                self.assertEqual(run(self.stamped(function), root=None)[0], 1)  # also without certificates
+                for authority in (None, make.authority("another")):
+                    self.fails(f"timestamp.tsr: {pattern}", self.stamped(function), **self.trusting(authority))
+
+    def test_not_given(self):
+        """A token that is right in itself, of an authority that was not given, is a finding."""
+        finding = "timestamp.tsr: it chains to no certificate that you gave"
+
+        def other(digest, at):
+            return make.token(digest, at, make.authority("other"))
+        for more in ({}, self.trusting(), self.trusting(make.authority())):
+            self.assertIn(", of an authority that nobody vouched for", "".join(self.passes(self.stamped(other), finding=finding, **more)))
+        lines = self.passes(self.stamped(other), **self.trusting(make.authority("other")))
+        self.assertNotRegex("".join(lines), "timestamp.tsr|nobody vouched for")
+        self.passes(self.stamped(make.token), finding=finding, **self.trusting())
+        early = self.stamped(lambda digest, at: make.token(digest, START, make.authority("other")))
+        self.assertIn("timestamp.tsr: its time is before the end", "".join(self.passes(early, finding=finding)))
+
+    def test_forged_issuer(self):
+        """The signer's certificate names an authority that was given, and which did not sign it."""
+        root, key = make.authority()[0][0], make.ecdsa_key("forger")
+        signer = make.certificate("tsa signer", make.ecdsa_key("forged"), (root, key))
+        finding = "timestamp.tsr: it chains to no certificate that you gave"
+        self.passes(self.stamped(lambda digest, at: make.token(digest, at, (None, signer))), finding=finding)
+
+    def test_carried(self):
+        """A token with more certificates than that of its signer, of an authority that was not given."""
+        root, signer = make.authority("other")
+        finding, more = "timestamp.tsr: it chains to no certificate that you gave", [root[0], make.authority()[1][0]]
+        self.passes(self.stamped(functools.partial(make.token, tsa=(root, signer), more=more)), finding=finding)
+        usage = make.authority("other", usage=make.x509.oid.ExtendedKeyUsageOID.SERVER_AUTH)
+        for tsa, spoil in (((root, signer), True), (usage, False), (make.authority("other", until=2021), False)):
+            for trust in ({}, self.trusting(), self.trusting(make.authority("other"))):
+                self.fails("timestamp.tsr: openssl does not verify it", self.stamped(functools.partial(make.token, tsa=tsa, more=more, spoil=spoil)), **trust)
 
     def test_swapped(self):
         """The token of another pack."""
@@ -997,28 +1061,23 @@ class Stamps(Case):
         self.passes(self.stamped(lambda digest, at: make.token(digest, START)), finding="timestamp.tsr: its time is before the end of the period")
         keys = make.world().keys + [the("v2").vkey()]
         code, lines = run(make.world().packs[2], root=None, keys=keys)
-        self.assertIn("you gave no certificate for it", "".join(lines))
+        self.assertIn("it chains to no certificate that you gave", "".join(lines))
         self.assertFalse([line for line in lines if line.startswith("error") and "timestamp" in line])
 
     def test_validity(self):
         """An authority of the trusted root counts in its time only."""
-        root = make.world().trusted_root | {}
-        root["timestampAuthorities"] = [root["timestampAuthorities"][0] | {"validFor": {"start": "2020-01-01T00:00:00Z", "end": "2026-03-05T00:00:00.5Z"}}]
-        with open(os.path.join(folder.name, "other.json"), "wb") as file:
-            file.write(dumps(root))
-        self.passes(make.world().packs[1], root="other.json")
-        self.fails("timestamp.tsr: openssl does not verify it", make.world().packs[2], root="other.json")
+        more = self.trusting(make.authority(), {"start": "2020-01-01T00:00:00Z", "end": "2026-03-05T00:00:00.5Z"})
+        self.assertNotIn("timestamp.tsr", "".join(self.passes(make.world().packs[1], **more)))
+        self.passes(make.world().packs[2], finding="timestamp.tsr: it chains to no certificate that you gave for its time", **more)
 
     def test_pem(self):
         """Only the certificate of the root, from a file."""
         path = os.path.join(folder.name, "tsa.pem")
         with open(path, "wb") as file:
             file.write(b"text\n" + make.authority()[0][0].public_bytes(make.serialization.Encoding.PEM) + b"\n")
-        root = {k: v for k, v in make.world().trusted_root.items() if k != "timestampAuthorities"}
-        with open(os.path.join(folder.name, "other.json"), "wb") as file:
-            file.write(dumps(root))
-        self.passes(make.world().packs[2], root="other.json", more=["--tsa-certificates", path])
-        self.fails("timestamp.tsr: openssl", self.stamped(lambda d, at: make.token(d, at, make.authority("o"))), root="other.json", more=["--tsa-certificates", path])
+        more = self.trusting() | {"more": ["--tsa-certificates", path]}
+        self.assertNotIn("timestamp.tsr", "".join(self.passes(make.world().packs[2], **more)))
+        self.passes(self.stamped(lambda d, at: make.token(d, at, make.authority("o"))), finding="timestamp.tsr: it chains to no", **more)
 
     def test_openssl_token(self):
         """A token that openssl made."""
@@ -1039,6 +1098,7 @@ class Stamps(Case):
             with open(path + ".tsr", "rb") as file:
                 return file.read()
         lines = self.passes(self.stamped(answer))
+        self.passes(self.stamped(answer), finding="timestamp.tsr: it chains to no", **self.trusting(make.authority("other")))
         self.assertRegex("\n".join(lines), r"time-stamp: 20[0-9-]+T[0-9:]+\.[0-9]{3}000000Z, verified by openssl")
 
     def test_without_openssl(self):

@@ -34,12 +34,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 FILE_LIMIT, LINE_LIMIT, NOTE_LIMIT = 64 << 20, 16 << 20, 1 << 20  # bytes of a file, of a line of JSON, of a note
-NOTE_LINES = 100  # in one note
+NOTE_LINES = 100  # of signatures in one note
 JSON_LIMIT = 4_000_000  # values in one JSON text: what it becomes in memory is bounded too
 REPORT_LIMIT = 200  # errors, and findings, that are printed of one pack
 MAX = (1 << 63) - 1
 EMPTY = hashlib.sha256().digest()  # root of the empty tree
 TITLE = "understudy evidence pack v1"
+PEM = re.compile("-----BEGIN CERTIFICATE-----\n[^-]*-----END CERTIFICATE-----")
 
 class Bad(Exception):
     """What is wrong, in one sentence."""
@@ -264,8 +265,8 @@ def read_given_key(text):
 
 def rekor_v1(origin):
     """(host, tree ID) of an origin `<host> - <tree ID>`; None for any other."""
-    match = re.fullmatch("(.+) - ([0-9]{1,19})", origin)
-    return match and (match[1], int(match[2]))
+    match = re.fullmatch("(.+) - (0|[1-9][0-9]{0,18})", origin)
+    return (match[1], int(match[2])) if match and int(match[2]) <= MAX else None
 
 def trusted_keys(origin, trust, report):
     """The keys that the auditor trusts for an origin. Keys of its host that are of other kinds are a finding."""
@@ -437,10 +438,10 @@ def read_checkpoint(data):
     except UnicodeDecodeError:
         raise Bad("the note is not UTF-8") from None
     need(not re.search("[\x00-\x09\x0b-\x1f]", whole), "the note has a control character")
-    need(whole.count("\n") <= NOTE_LINES, "the note has too many lines")
     text, _, signatures = whole.rpartition("\n\n")
     need(text and signatures.endswith("\n"), "the note has no text, no signature, or no newline at its end")
     lines, signatures = text.split("\n"), signatures[:-1].split("\n")
+    need(len(signatures) <= NOTE_LINES, "the note has too many signature lines")
     need(len(lines) >= 3 and "" not in lines, "the checkpoint has fewer than three lines, or an empty one")
     head = is_decimal(lines[1], "the size in the checkpoint"), is_hash(lines[2], "the root in the checkpoint")
     return Checkpoint((text + "\n").encode(), lines[0], head, lines[3:], [read_signature(line) for line in signatures])
@@ -478,7 +479,7 @@ def openssl(*arguments):
     return done.returncode == 0, done.stdout, done.stderr
 
 def check_timestamp(data, digest, anchors):
-    """The time of a TimeStampResp about the digest, in nanoseconds since 1970. Without anchors its chain is not checked."""
+    """(time, in nanoseconds since 1970; whether it chains to an anchor) of a TimeStampResp about the digest that is right in itself."""
     count = data[1] & 0x7F if data[1:2] > b"\x80" else 0
     length = int.from_bytes(data[2:2 + count], "big") if count else sum(data[1:2])
     need(data[:1] == b"\x30" and len(data) == 2 + count + length, "it is not one DER value from its first byte to its last one")
@@ -498,11 +499,16 @@ def check_timestamp(data, digest, anchors):
         when = when * 10**9 + int((match[2] or ".0")[1:].ljust(9, "0"))
         _, own, _ = openssl("pkcs7", "-inform", "DER", "-in", token, "-print_certs")
         need("BEGIN CERTIFICATE" in own, "it does not have the certificate of its signer")
-        with open(trusted, "w", encoding="ascii", errors="replace") as file:
-            file.write("".join(ssl.DER_cert_to_PEM_cert(raw) for raw, start, end in anchors if start <= when <= end) if anchors else own)
-        good, _, text = openssl("ts", "-verify", "-digest", digest.hex(), "-in", answer, "-CAfile", trusted, "-partial_chain", "-attime", str(when // 10**9))
-        need(good, f"openssl does not verify it: {' '.join(re.findall(':([^:]+):[^:]+:[0-9]+:(.*)', text)[0]) if '.c:' in text else text}")
-    return when
+        given, messages = "".join(ssl.DER_cert_to_PEM_cert(raw) for raw, start, end in anchors if start <= when <= end), []
+        for certificates in (given, own, *PEM.findall(own)[:10]):  # it is right in itself if it verifies with what it has itself
+            with open(trusted, "w", encoding="ascii", errors="replace") as file:
+                file.write(certificates)
+            good, _, text = openssl("ts", "-verify", "-digest", digest.hex(), "-in", answer, "-CAfile", trusted, "-partial_chain", "-attime", str(when // 10**9))
+            if good:
+                return when, not messages
+            messages.append(text)
+    text = messages[1]
+    raise Bad(f"openssl does not verify it: {' '.join(re.findall(':([^:]+):[^:]+:[0-9]+:(.*)', text)[0]) if '.c:' in text else text}")
 
 # The tar
 
@@ -644,10 +650,9 @@ def check_stamp(pack, trust):
     if "timestamp.tsr" not in pack.members:
         return authority and pack.report.finding("", f"it has no time-stamp: {authority} could not be reached")
     pack.stamp = "does not verify"
-    when = check_timestamp(pack.content("timestamp.tsr"), pack.members["manifest.json"].digest, trust["anchors"])
-    pack.stamp = f"{show_time(when)}, verified by openssl{'' if trust['anchors'] else ', of an authority that nobody vouched for'}"
-    if not trust["anchors"]:
-        pack.report.finding("timestamp.tsr", "you gave no certificate for it, so it is not known whose time it is (--trusted-root, --tsa-certificates)")
+    when, known = check_timestamp(pack.content("timestamp.tsr"), pack.members["manifest.json"].digest, trust["anchors"])
+    pack.stamp = f"{show_time(when)}, verified by openssl{'' if known else ', of an authority that nobody vouched for'}"
+    pack.report.finding("timestamp.tsr", "it chains to no certificate that you gave for its time, so it proves nothing (--trusted-root, --tsa-certificates)", not known)
     pack.report.finding("timestamp.tsr", "its time is before the end of the period", when < pack.manifest["period"]["to"])
 
 def check_manifest(manifest, wrong_unless):
@@ -956,7 +961,7 @@ def read_given(options):
             if path in options.trusted_root:
                 tlogs, anchors = read_trusted_root(data)
             else:
-                blocks = re.findall("-----BEGIN CERTIFICATE-----\n[^-]*-----END CERTIFICATE-----", data.decode("ascii", "replace"))
+                blocks = PEM.findall(data.decode("ascii", "replace"))
                 need(blocks, "it has no certificate in PEM")
                 tlogs, anchors = [], [(ssl.PEM_cert_to_DER_cert(block), 0, MAX) for block in blocks]
             trust["tlogs"] += tlogs
