@@ -158,8 +158,8 @@ func (m *Mirror) copyChunk(ctx context.Context, s *storage.State) error {
 		return storage.Seal{Checkpoint: s.Pending, Precedes: precedes}, nil
 	})
 	switch {
-	case errors.Is(extendErr, storage.ErrInconsistent) && m.tree.State().Pending.Head != s.Pending.Head:
-		return err // a larger one was pushed meanwhile; the entries are asked for again
+	case errors.Is(extendErr, storage.ErrInconsistent) && moved(s, m.tree.State()):
+		return err // another one was pushed meanwhile; the entries are asked for again
 	case errors.Is(extendErr, storage.ErrQuarantined):
 		return extendErr
 	case errors.Is(extendErr, storage.ErrInconsistent):

@@ -93,8 +93,13 @@ func (m *Mirror) accept(ctx context.Context, raw []byte) error {
 	}
 }
 
-// errMoved says that a checkpoint was pushed while another one was judged.
-var errMoved = errors.New("the pending checkpoint has changed")
+// errMoved says that a checkpoint was pushed, or entries were copied, while another one was judged.
+var errMoved = errors.New("what is held has changed")
+
+// moved says whether another checkpoint is pending than before.
+func moved(before, now *storage.State) bool {
+	return now.Pending.Head != before.Pending.Head || !sameText(now.Pending.Raw, before.Pending.Raw)
+}
 
 // judge is accept of a checkpoint whose signature is good, by what was held a moment ago.
 func (m *Mirror) judge(ctx context.Context, c *trust.Checkpoint, s *storage.State) error {
@@ -113,7 +118,7 @@ func (m *Mirror) judge(ctx context.Context, c *trust.Checkpoint, s *storage.Stat
 	}
 	switch {
 	case s.Pending.Raw == nil:
-		return m.first(ctx, c, next)
+		return m.first(ctx, s, c, next)
 	case c.Size < s.Pending.Size:
 		return m.older(ctx, s, next)
 	case c.Size == s.Pending.Size && next.Root != s.Pending.Root:
@@ -132,8 +137,11 @@ func (m *Mirror) judge(ctx context.Context, c *trust.Checkpoint, s *storage.Stat
 		}
 		return nil
 	case c.Size == s.Pending.Size:
-		return m.advance(c, next, nil, s.Precedes())
+		return m.advance(s, c, next, nil, s.Precedes())
 	case m.isFrozen():
+		if moved(s, m.tree.State()) {
+			return errMoved // its end was pushed, and may be beyond this one
+		}
 		end := s.Pending
 		if known := m.cfg.Newest.Of(m.cfg.Origin); !trust.Frozen(end.Raw) {
 			end = known
@@ -191,9 +199,11 @@ func (m *Mirror) compareRemembered(ctx context.Context, tree signedTree, next st
 // Behind says whether the database is older than the newest checkpoint that was ever
 // believed here, and which that is: it was restored from a backup, and has not caught up yet.
 func (m *Mirror) Behind() (newest storage.Checkpoint, behind bool) {
-	newest = m.cfg.Newest.Of(m.cfg.Origin)
-	pending := m.tree.State().Pending
-	return newest, newest.Raw != nil && (pending.Raw == nil || newest.Size > pending.Size)
+	newest, behind = m.tree.Behind()
+	if !behind {
+		newest = m.cfg.Newest.Of(m.cfg.Origin)
+	}
+	return newest, behind
 }
 
 // recall compares what is held with what was held before.
@@ -245,7 +255,7 @@ const surveyTime = 5 * time.Second
 // first accepts the first checkpoint ever: its tiles must hash to it. A log that signs
 // what it cannot show is not believed, or its mistake would make every later, honest
 // checkpoint look like a fork.
-func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Checkpoint) error {
+func (m *Mirror) first(ctx context.Context, s *storage.State, c *trust.Checkpoint, next storage.Checkpoint) error {
 	tree, err := m.treeOf(ctx, next.Head)
 	if err != nil {
 		return err
@@ -253,7 +263,7 @@ func (m *Mirror) first(ctx context.Context, c *trust.Checkpoint, next storage.Ch
 	if err := m.compareRemembered(ctx, tree, next); err != nil {
 		return err
 	}
-	if err := m.advance(c, next, nil, nil); err != nil {
+	if err := m.advance(s, c, next, nil, nil); err != nil {
 		return err
 	}
 	m.proof, _ = tree.(*upstreamTree)
@@ -283,7 +293,7 @@ func (m *Mirror) newer(ctx context.Context, s *storage.State, c *trust.Checkpoin
 		return err
 	}
 	known, behind := m.Behind()
-	if err := m.advance(c, next, consistency, precedes); err != nil {
+	if err := m.advance(s, c, next, consistency, precedes); err != nil {
 		return err
 	}
 	m.proof, _ = tree.(*upstreamTree)
@@ -389,12 +399,12 @@ func (m *Mirror) compareHeld(s *storage.State, next storage.Checkpoint) error {
 	return m.quarantine(s.Pending.Raw, next, ev)
 }
 
-// advance makes a checkpoint pending.
-func (m *Mirror) advance(c *trust.Checkpoint, next storage.Checkpoint, consistency, precedes []storage.Hash) error {
-	before := m.tree.State().Pending.Head
+// advance makes a checkpoint pending that was judged by held.
+func (m *Mirror) advance(held *storage.State, c *trust.Checkpoint, next storage.Checkpoint, consistency, precedes []storage.Hash) error {
 	s, err := m.tree.Advance(next, consistency, precedes)
+	now := m.tree.State()
 	switch {
-	case errors.Is(err, storage.ErrRollback) || errors.Is(err, storage.ErrFork) || errors.Is(err, storage.ErrInconsistent) && m.tree.State().Pending.Head != before:
+	case errors.Is(err, storage.ErrRollback) || errors.Is(err, storage.ErrFork) || errors.Is(err, storage.ErrInconsistent) && (moved(held, now) || now.Head != held.Head):
 		return errMoved // what s says when it is judged again
 	case errors.Is(err, storage.ErrInconsistent):
 		return &TileError{Problem: fmt.Sprintf("consistency with the checkpoint of size %d is not proven: %v", m.tree.State().Pending.Size, err)}

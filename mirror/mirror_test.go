@@ -29,14 +29,15 @@ const (
 // stage is an upstream, a mirror of it, and the disk under the mirror. It lives in a
 // synctest bubble.
 type stage struct {
-	t      *testing.T
-	log    *synthetic.Log
-	disk   *vfs.MemFS
-	db     *storage.DB
-	mirror *mirror.Mirror
-	key    trust.Key
-	stop   func()
-	config func(*mirror.Config)
+	t       *testing.T
+	log     *synthetic.Log
+	disk    *vfs.MemFS
+	between vfs.FS // disk, unless something is in between
+	db      *storage.DB
+	mirror  *mirror.Mirror
+	key     trust.Key
+	stop    func()
+	config  func(*mirror.Config)
 
 	mu     sync.Mutex              // guards copies
 	copies map[string]http.Handler // by host
@@ -76,6 +77,9 @@ func newStage(t *testing.T, o synthetic.Options) *stage {
 func (s *stage) start() *stage {
 	s.t.Helper()
 	options := storage.Options{FS: s.disk, CacheBytes: 4 << 20}
+	if s.between != nil {
+		options.FS = s.between
+	}
 	held, err := storage.Exists("db", options)
 	check(s.t, err)
 	var tree *storage.Tree

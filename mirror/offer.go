@@ -3,6 +3,7 @@ package mirror
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror/trust"
@@ -25,22 +26,40 @@ func (m *Mirror) Offer(next storage.Checkpoint, consistency []storage.Hash) erro
 			return fmt.Errorf("the shard ended with %d entries: %w", after.start()-m.shard.start(), storage.ErrInconsistent)
 		}
 	}
+	for {
+		held := m.tree.State()
+		err := m.offer(next, consistency)
+		now := m.tree.State()
+		if errors.Is(err, storage.ErrInconsistent) && now.Head != held.Head && !moved(held, now) {
+			continue // entries were copied meanwhile: the proof that those held before precede it is not that of the new ones
+		}
+		return err
+	}
+}
+
+// offer is Offer by what is held at this moment.
+func (m *Mirror) offer(next storage.Checkpoint, consistency []storage.Hash) error {
 	v := m.tree.View()
 	defer v.Close()
-	if next.LastSeen = v.State().Pending.LastSeen; v.State().Pending.Raw == nil {
-		next.LastSeen = next.FirstSeen
+	pending := v.State().Pending
+	if next.LastSeen = pending.LastSeen; pending.Raw == nil {
+		next.LastSeen = time.Unix(0, 0) // as with copies: who pushes it vouches for nothing
 	}
-	if err := storage.VerifyConsistency(v.State().Pending.Head, next.Head, consistency); err != nil {
+	if pending.Raw != nil && pending.Head == next.Head && trust.Frozen(pending.Raw) && !trust.Frozen(next.Raw) {
+		return m.tree.Archive(next) // a note from before the end takes nothing back
+	}
+	if err := storage.VerifyConsistency(pending.Head, next.Head, consistency); err != nil {
 		return err
 	}
 	precedes, err := v.PrecedesVia(consistency, next.Head)
 	if err != nil {
 		return fmt.Errorf("prove that what is held precedes size %d: %w", next.Size, err)
 	}
+	before := m.pushed.Swap(next.Size) // first: a poll may see what is pending at once
 	if _, err := m.tree.Advance(next, consistency, precedes); err != nil {
+		m.pushed.CompareAndSwap(next.Size, before)
 		return err
 	}
-	m.pushed.Store(next.Size)
 	m.setFrozen(trust.Frozen(next.Raw))
 	m.logger.Debug("checkpoint accepted that was pushed", "size", next.Size)
 	return nil

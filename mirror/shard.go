@@ -294,8 +294,10 @@ func (sh *shard) begin(ctx context.Context, s *storage.State) error {
 	if err != nil {
 		return err
 	}
-	s, err = sh.mirror.tree.Begin(minimum, border, storage.Seal{Checkpoint: s.Pending, Precedes: precedes})
+	begun, err := sh.mirror.tree.Begin(minimum, border, storage.Seal{Checkpoint: s.Pending, Precedes: precedes})
 	switch {
+	case errors.Is(err, storage.ErrInconsistent) && moved(s, sh.mirror.tree.State()):
+		return sh.begin(ctx, sh.mirror.tree.State()) // another one was pushed meanwhile
 	case errors.Is(err, storage.ErrInconsistent):
 		return &ProofError{Problem: err.Error()}
 	case errors.Is(err, storage.ErrQuarantined):
@@ -303,7 +305,7 @@ func (sh *shard) begin(ctx context.Context, s *storage.State) error {
 	case err != nil:
 		return &storageError{err}
 	}
-	sh.mirror.logger.Info("the window on the log begins", "minimum_index", s.Minimum, "tree_size", size)
+	sh.mirror.logger.Info("the window on the log begins", "minimum_index", begun.Minimum, "tree_size", size)
 	return nil
 }
 
@@ -336,8 +338,8 @@ func (sh *shard) copyChunk(ctx context.Context, s *storage.State) error {
 		return storage.Seal{Checkpoint: s.Pending, Precedes: precedes, Receipts: receipts}, nil
 	})
 	switch {
-	case errors.Is(err, storage.ErrInconsistent) && sh.mirror.tree.State().Pending.Head != s.Pending.Head:
-		return nil // a larger one was pushed meanwhile; the entries are asked for again
+	case errors.Is(err, storage.ErrInconsistent) && moved(s, sh.mirror.tree.State()):
+		return nil // another one was pushed meanwhile; the entries are asked for again
 	case errors.Is(err, storage.ErrInconsistent):
 		return sh.blame(ctx, items, err)
 	case errors.Is(err, storage.ErrQuarantined):

@@ -55,13 +55,17 @@ func (m *Mirror) begin(ctx context.Context, s *storage.State) error {
 	if err != nil {
 		return err
 	}
-	s, err = m.tree.Begin(minimum, border, storage.Seal{Checkpoint: s.Pending, Precedes: precedes})
+	begun, err := m.tree.Begin(minimum, border, storage.Seal{Checkpoint: s.Pending, Precedes: precedes})
 	switch {
+	case errors.Is(err, storage.ErrInconsistent) && moved(s, m.tree.State()):
+		return m.begin(ctx, m.tree.State()) // another one was pushed meanwhile
 	case errors.Is(err, storage.ErrInconsistent):
 		return &TileError{Problem: err.Error()}
+	case errors.Is(err, storage.ErrQuarantined): // by what was pushed
+		return err
 	case err != nil:
 		return &storageError{err}
 	}
-	m.logger.Info("the window on the log begins", "minimum_index", s.Minimum, "tree_size", size)
+	m.logger.Info("the window on the log begins", "minimum_index", begun.Minimum, "tree_size", size)
 	return nil
 }

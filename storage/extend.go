@@ -250,6 +250,9 @@ func (t *Tree) Advance(c Checkpoint, consistency, precedes []Hash) (_ *State, er
 		return nil, err
 	}
 	if err := t.commit(b, s, consistency); err != nil {
+		if known := t.newest.Of(t.origin); known.Size == c.Size && known.Raw != nil {
+			t.behind.Store(&known)
+		}
 		return nil, fmt.Errorf("advance %q to size %d: %w", t.origin, c.Size, err)
 	}
 	t.publish(s)

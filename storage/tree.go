@@ -22,6 +22,7 @@ type Tree struct {
 	state  atomic.Pointer[State]
 	broken atomic.Pointer[DamageError] // why there is no edge; nil if there is
 	links  atomic.Bool                 // hashes of consistency proofs are kept
+	behind atomic.Pointer[Checkpoint]  // what newest knew of and the tree did not; see Behind
 
 	write  sync.Mutex // held through every change; guards the fields below
 	edge   edge
@@ -147,6 +148,20 @@ func (t *Tree) Remember(n *Newest) {
 	t.write.Lock()
 	defer t.write.Unlock()
 	t.newest = n
+	known := n.Of(t.origin)
+	t.behind.Store(&known)
+}
+
+// Behind says whether the tree is older than the newest checkpoint that was ever believed, and
+// which that is: an older database was restored, and has not caught up. That what is just
+// becoming pending is known a moment before does not count.
+func (t *Tree) Behind() (newest Checkpoint, behind bool) {
+	known := t.behind.Load()
+	if known == nil || known.Raw == nil {
+		return Checkpoint{}, false
+	}
+	pending := t.State().Pending
+	return *known, pending.Raw == nil || known.Size > pending.Size
 }
 
 // Origin returns the first line of the log's checkpoints.
