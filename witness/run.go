@@ -23,6 +23,9 @@ const (
 func (w *Witness) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		for _, log := range w.cfg.Mirrored() {
+			if len(log.Origin) > maxName {
+				continue
+			}
 			if err := w.look(w.watch(log)); err != nil {
 				return err
 			}

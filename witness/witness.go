@@ -16,6 +16,7 @@
 package witness
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -86,8 +87,16 @@ type watched struct {
 // New returns a witness without logs.
 func New(cfg Config) (*Witness, error) {
 	names := map[string]bool{}
-	for _, k := range cfg.Keys {
+	for i, k := range cfg.Keys {
 		names[k.Name()] = true
+		if slices.ContainsFunc(cfg.Keys[:i], k.sameKey) {
+			return nil, fmt.Errorf("the witness has the key of %q twice: one is enough, and a name of its own needs a key of its own", k.Name())
+		}
+	}
+	for i, k := range cfg.MirrorKeys {
+		if slices.ContainsFunc(cfg.MirrorKeys[:i], k.sameKey) {
+			return nil, fmt.Errorf("the mirror has the key of %q twice: one is enough, and a name of its own needs a key of its own", k.Name())
+		}
 	}
 	for _, k := range cfg.MirrorKeys {
 		// SPEC: "A cosigner operator that operates multiple Ed25519 cosigners (e.g. with distinct
@@ -122,9 +131,17 @@ func New(cfg Config) (*Witness, error) {
 // Add adds a log that is only witnessed. If its tree is older than what is remembered of it, an
 // older database was restored: then it takes back what it lost.
 func (w *Witness) Add(log Log) error {
+	if len(log.Origin) > maxName {
+		return fmt.Errorf("an origin of %d bytes cannot be cosigned: %d is the most", len(log.Origin), maxName)
+	}
 	newest, pending := w.cfg.Newest.Of(log.Origin), log.Tree.State().Pending
 	log.Tree.Remember(w.cfg.Newest)
+	log.Tree.KeepLinks()
+	log.Behind = func() bool { _, behind := log.Tree.Behind(); return behind }
 	switch {
+	case log.Behind() && log.Tree.State().Head.Size > 0: // nobody gives the proofs that what is held precedes it
+		w.logger.Error("this log was mirrored once, and the database is older than what was cosigned: nothing is cosigned for it until a newer database is restored, or it is mirrored again",
+			"origin", log.Origin, "tree_size", pending.Size, "newest_known_size", newest.Size)
 	case newest.Raw != nil && (pending.Raw == nil || newest.Size > pending.Size) && log.Tree.State().Evidence == nil:
 		w.logger.Warn("the database is older than what was cosigned: it was restored from a backup, or lost; the log goes on from the newest checkpoint that is remembered",
 			"origin", log.Origin, "tree_size", pending.Size, "newest_known_size", newest.Size)
@@ -157,15 +174,20 @@ func (w *Witness) find(origin string) *watched {
 		return l.(*watched)
 	}
 	log, ok := w.cfg.Find(origin)
-	if !ok {
+	if !ok || len(origin) > maxName {
 		return nil
 	}
 	return w.watch(log)
 }
 
-// watch returns what is known of a mirrored log.
+// watch returns what is known of a mirrored log; one that is also listed to be only witnessed is
+// mirrored from the moment on at which a mirror has it, such as a shard that was found later.
 func (w *Witness) watch(log Log) *watched {
 	l, ok := w.logs.Load(log.Origin)
+	if ok && l.(*watched).Offer == nil && log.Offer != nil {
+		w.logs.Store(log.Origin, &watched{Log: log}) // whoever has the other one still is kept apart by the tree and by what is remembered
+		return w.watch(log)
+	}
 	if !ok {
 		l, _ = w.logs.LoadOrStore(log.Origin, &watched{Log: log})
 		w.hashes.Store(originHash(log.Origin), log.Origin)
@@ -194,7 +216,13 @@ func (w *Witness) Cosignatures(origin string, c storage.Checkpoint) []byte {
 	if cosigned.Raw == nil || noteText(cosigned.Raw) != noteText(c.Raw) {
 		return nil
 	}
-	return linesOf(cosigned.Raw, w.cfg.MirrorKeys)
+	var lines []byte
+	for line := range bytes.Lines(linesOf(cosigned.Raw, w.cfg.MirrorKeys)) {
+		if !bytes.Contains(c.Raw, line) { // a copy had it from here, and we have the checkpoint from the copy
+			lines = append(lines, line...)
+		}
+	}
+	return lines
 }
 
 // VKeys returns the verifier keys of the witness and of the mirror.

@@ -32,6 +32,10 @@ func (d *daemon) openWitness() error {
 		return err
 	}
 	for _, log := range logs {
+		if _, mirrored := d.findWitnessed(log.Origin); mirrored { // a shard of a service, or a successor
+			d.logger.Warn("this log is mirrored, and witnessed without more: it need not be listed", "origin", log.Origin)
+			continue
+		}
 		tree, err := d.db.OpenTree(log.Origin)
 		if errors.Is(err, storage.ErrNotExist) {
 			tree, err = d.db.CreateTree(log.Origin)
