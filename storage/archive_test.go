@@ -255,6 +255,9 @@ func TestRecall(t *testing.T) {
 	if _, err := tree.Advance(at(10), nil, nil); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := tree.Advance(at(20), naive.consistency(10, 20), nil); err != nil {
+		t.Fatal(err)
+	}
 	if err := tree.Recall(at(50)); err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +270,7 @@ func TestRecall(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkTree(t, tree)
-	if got := relations(archiveOf(t, tree)); got != "first 10, unproven 50, extends 60" {
+	if got := relations(archiveOf(t, tree)); got != "first 10, extends 20, unproven 50, extends 60" {
 		t.Errorf("rows: %s", got)
 	}
 	own := createTree(t, tree.db, "own")

@@ -1,6 +1,9 @@
 package storage
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // archive holds the rows of the archive against the checkpoints, each against the one before
 // it, and the last one against the head record.
@@ -42,4 +45,21 @@ func (c *checker) archive(ctx context.Context) error {
 		return c.problem("checkpoint archive", "has %d checkpoints and %d rows", c.report.Checkpoints, rows)
 	}
 	return nil
+}
+
+// recalled says whether the archive has a row that ties a checkpoint to nothing before it, as
+// Tree.Recall writes it; one of which the proof is lost since is not such a row.
+func (c *checker) recalled(head Head) (found bool, err error) {
+	lower, upper := c.tree.id.all(keyArchive)
+	err = c.rows(lower, upper, func() ([]byte, string) { return lower, "checkpoint archive" }, func(key, value []byte) error {
+		row, err := decodeArchiveRow(0, value)
+		if err == nil && row.Relation == RelationUnproven && row.Checkpoint.Head == head { // a damaged one is named elsewhere
+			return errFound
+		}
+		return nil
+	})
+	if found = errors.Is(err, errFound); found {
+		err = nil
+	}
+	return found, err
 }

@@ -218,7 +218,16 @@ func (c *checker) links(ctx context.Context) error {
 		if err == nil {
 			err = verifyPrecedes(first, head, hashes)
 		}
+		recalled := false
+		if errors.Is(err, ErrNotHeld) {
+			if recalled, err = c.recalled(head); err != nil {
+				return c.note(err)
+			}
+			err = ErrNotHeld
+		}
 		switch {
+		case recalled: // the archive says that nothing ties it
+			return nil
 		case errors.Is(err, ErrNotHeld):
 			return c.problem(checkpointPlace(first.Size), "is not tied to that of size %d any more: a hash is missing", head.Size)
 		case errors.Is(err, ErrInconsistent):

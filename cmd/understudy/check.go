@@ -70,6 +70,15 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 	if err != nil {
 		return err
 	}
+	if c.Witness != nil {
+		logs, err := c.witnessLogs()
+		if err != nil {
+			return err
+		}
+		for _, log := range logs {
+			keys.own[log.Origin] = log.keys
+		}
+	}
 	db, err := c.openHeld(storage.Options{ReadOnly: !repair})
 	if err != nil {
 		return checkOpenError(err)

@@ -77,8 +77,12 @@ func (c *Config) witnessLogs() ([]WitnessLogConfig, error) {
 	for _, log := range c.Logs {
 		seen[log.Origin] = true
 	}
-	add := func(log WitnessLogConfig, where ...any) error {
-		key, err := readKey(log.PublicKey)
+	add := func(log WitnessLogConfig, listed bool, where ...any) error {
+		read := readKey
+		if listed {
+			read = func(vkey string) (trust.Key, error) { return trust.ParseKey([]byte(vkey)) } // others write lists: no file of ours is meant
+		}
+		key, err := read(log.PublicKey)
 		if err != nil {
 			return c.mistake(err.Error(), where...)
 		}
@@ -96,7 +100,7 @@ func (c *Config) witnessLogs() ([]WitnessLogConfig, error) {
 		return nil
 	}
 	for i, log := range c.Witness.Logs {
-		if err := add(log, "witness", "logs", i); err != nil {
+		if err := add(log, false, "witness", "logs", i); err != nil {
 			return nil, err
 		}
 	}
@@ -115,7 +119,7 @@ func (c *Config) witnessLogs() ([]WitnessLogConfig, error) {
 		if seen[l.Origin] {
 			continue // of a list that others keep; what the configuration says counts
 		}
-		if err := add(WitnessLogConfig{Origin: l.Origin, PublicKey: l.VKey}, "witness", "log_list"); err != nil {
+		if err := add(WitnessLogConfig{Origin: l.Origin, PublicKey: l.VKey}, true, "witness", "log_list"); err != nil {
 			return nil, fmt.Errorf("%w (line %d of the list)", err, l.Line)
 		}
 	}
