@@ -19,6 +19,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -192,6 +193,10 @@ func parse(raw []byte) (*Checkpoint, *note.Note, error) {
 	rest, err := head.Unmarshal([]byte(n.Text))
 	if err != nil {
 		return nil, nil, malformed("%v", err)
+	}
+	// No tree is that large, and JSON of evidence packs ends there.
+	if head.Size > math.MaxInt64 {
+		return nil, nil, malformed("a tree cannot have %d entries", head.Size)
 	}
 	if len(head.Hash) != 32 {
 		return nil, nil, malformed("root hash of %d bytes, want 32", len(head.Hash))

@@ -71,6 +71,17 @@ func isMalformed(err error) bool {
 	return ok
 }
 
+// TestOpenHuge: what an evidence pack cannot say would hold up all of them.
+func TestOpenHuge(t *testing.T) {
+	key := signingKeys()["Ed25519"]
+	for size, good := range map[string]bool{"9223372036854775807": true, "9223372036854775808": false, "18446744073709551615": false} {
+		raw := signV2(v2Origin, key, strings.Replace(textOf(v2Origin), "\n1234\n", "\n"+size+"\n", 1))
+		if _, err := Open(raw, v2Origin, []Key{pemKey(t, key)}); (err == nil) != good || !good && !isMalformed(err) {
+			t.Errorf("size %s: %v", size, err)
+		}
+	}
+}
+
 func TestOpenVkey(t *testing.T) {
 	skey, vkey, err := sumdb.GenerateKey(nil, "example.com/key")
 	if err != nil {
