@@ -93,6 +93,8 @@ type Archive struct {
 	logger  *slog.Logger
 	metrics *Metrics
 
+	cosigners []string // verifier keys of ours, those of now first; as Open found them
+
 	building sync.Mutex // held while a pack is made
 
 	mu       sync.Mutex // guards what follows; never held during I/O but that of records
@@ -155,13 +157,10 @@ func Open(ctx context.Context, cfg Config) (*Archive, error) {
 	if err := a.load(); err != nil {
 		return nil, err
 	}
-	if err := a.rememberCosigners(); err != nil {
-		return nil, err
-	}
 	if err := a.takeBack(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.openOutages(); err != nil {
+	if err := errors.Join(a.openOutages(), a.openCosigners()); err != nil {
 		return nil, err
 	}
 	if a.metrics = cfg.Metrics; a.metrics == nil {

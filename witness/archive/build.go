@@ -124,7 +124,7 @@ func (b *builder) logs(ctx context.Context) error {
 			folder += "-" + hex.EncodeToString(sum[:4])
 		}
 		folders[folder] = true
-		v.log = &Log{Origin: s.Origin, Name: s.Name, Folder: folder, Coverage: s.Coverage, Keys: nonNil(s.Keys), Cosigners: nonNil(b.a.cfg.Cosigners)}
+		v.log = &Log{Origin: s.Origin, Name: s.Name, Folder: folder, Coverage: s.Coverage, Keys: nonNil(s.Keys), Cosigners: nonNil(b.a.cosigners)}
 		if err := b.rows(ctx, v); err != nil {
 			return fmt.Errorf("checkpoints of %q: %w", s.Origin, err)
 		}
@@ -179,17 +179,23 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 		return fmt.Errorf("the database has %d rows of its archive, and the last pack ended with row %d: an older database was restored; put the packs that were made since into %s and start again", total, first-1, b.a.cfg.Dir)
 	}
 	var lines bytes.Buffer
+	strange := 0 // cosignatures of which the key is not known
 	add := func(r storage.ArchiveRow) error {
 		if r.Previous != hash {
 			return fmt.Errorf("row %d of the archive does not follow what the last pack has: the database is another one; put the packs that were made since into %s and start again", r.Number, b.a.cfg.Dir)
 		}
 		name := fmt.Sprintf("%s/checkpoints/%08d-size-%d.txt", v.log.Folder, r.Number, r.Checkpoint.Size)
+		cosignatures, others := ofCosigners(r.Cosignatures, b.a.cosigners)
+		strange += others
 		row, err := line(Row{
 			Row: r.Number, Previous: Hex(r.Previous), FirstSeen: Time{r.Checkpoint.FirstSeen}, LastSeen: Time{later(r.Checkpoint)}, Source: r.Checkpoint.Source,
-			Size: r.Checkpoint.Size, Root: Base64(r.Checkpoint.Root), Checkpoint: name, Relation: r.Relation.String(), Proof: base64s(r.Proof), Cosignatures: nonNil(r.Cosignatures),
+			Size: r.Checkpoint.Size, Root: Base64(r.Checkpoint.Root), Checkpoint: name, Relation: r.Relation.String(), Proof: base64s(r.Proof), Cosignatures: cosignatures,
 		})
 		if err != nil {
 			return err
+		}
+		if r.Number == first && b.a.changedKeys(v.Origin, r.Checkpoint.Raw) {
+			b.m.Notes = append(b.m.Notes, fmt.Sprintf("The keys of %q were changed: its first checkpoint here is signed by one that the maker does not have any more. Verify with the keys of that time as well.", v.Origin))
 		}
 		lines.Write(row)
 		hash, v.log.Rows.Last = r.Hash(v.Origin), r.Number
@@ -217,6 +223,9 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 	})
 	if err != nil && err != errPeriod {
 		return err
+	}
+	if strange > 0 {
+		b.m.Notes = append(b.m.Notes, fmt.Sprintf("%d cosignatures of %q are left out: the keys of their cosigners are not known any more.", strange, v.Origin))
 	}
 	v.newer = total - v.log.Rows.Last
 	v.log.After = Place{RowHash: Hex(hash), Newest: base}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/storage"
@@ -53,17 +54,22 @@ func (a *Archive) takeBack(ctx context.Context) error {
 	return nil
 }
 
-// verifyOwn verifies a pack after the one before it, if that is in the folder.
+// verifyOwn verifies a pack after the one before it, if that is in the folder as it was made. Keys
+// that were changed in the configuration since are no reason to refuse it: those of the pack before
+// are not looked at, and those of a log only warn, since what it signed was verified when it came.
 func (a *Archive) verifyOwn(ctx context.Context, name string, last record) (err error) {
+	paths := []string{name}
+	if last.Number > 0 {
+		switch same, err := a.same(ctx, last); {
+		case err != nil:
+			return err
+		case same:
+			paths = []string{a.path(last), name}
+		}
+	}
 	var inputs []Input
-	for _, path := range []string{a.path(last), name} {
-		if path == a.path(record{}) {
-			continue
-		}
+	for _, path := range paths {
 		f, err := os.Open(path)
-		if errors.Is(err, os.ErrNotExist) && path != name {
-			continue
-		}
 		if err != nil {
 			return err
 		}
@@ -75,14 +81,7 @@ func (a *Archive) verifyOwn(ctx context.Context, name string, last record) (err 
 		inputs = append(inputs, Input{Name: filepath.Base(path), File: f, Size: info.Size()})
 	}
 	report, err := Verify(ctx, inputs, Options{
-		Log: func(origin string) *LogKeys {
-			if a.cfg.Keys != nil {
-				if keys := a.cfg.Keys(origin); keys != nil {
-					return keys
-				}
-			}
-			return unknownKeys // of a log whose key is not known now, such as one that was withdrawn
-		},
+		Log:       a.ownKeys,
 		Makers:    []string{a.cfg.VKey},
 		Timestamp: a.cfg.Timestamp,
 	})
@@ -90,13 +89,83 @@ func (a *Archive) verifyOwn(ctx context.Context, name string, last record) (err 
 		return err
 	}
 	own := report.Packs[len(report.Packs)-1]
-	if len(report.Errors) > 0 {
+	for _, e := range report.Errors {
+		if e.Pack == own.Name {
+			return errors.New(e.String())
+		}
+	}
+	if report.FurtherErrors > 0 {
 		return errors.New(report.Errors[0].String())
 	}
 	if last.Number > 0 && len(inputs) == 1 && own.Number != last.Number+1 {
 		return fmt.Errorf("it is pack %d, and pack %d comes next", own.Number, last.Number+1)
 	}
 	return nil
+}
+
+// same says whether the file of a pack is what was made.
+func (a *Archive) same(ctx context.Context, r record) (bool, error) {
+	f, err := os.Open(a.path(r))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	hash := sha256.New()
+	for err == nil {
+		if err = ctx.Err(); err == nil {
+			_, err = io.CopyN(hash, f, 16<<20)
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	if Hex(hash.Sum(nil)) != r.Hash {
+		a.logger.Error("an evidence pack was changed after it was made; put it back from where it was stored", "file", a.path(r))
+		return false, nil
+	}
+	return true, nil
+}
+
+// changedKeys says whether a checkpoint that is held is not signed by the keys that its log has now.
+func (a *Archive) changedKeys(origin string, raw []byte) bool {
+	if a.cfg.Keys == nil {
+		return false
+	}
+	keys := a.cfg.Keys(origin)
+	return keys != nil && keys.Checkpoint(raw) != nil
+}
+
+// ownKeys verify what a log signed, and accept what they cannot: of a log whose keys were withdrawn,
+// or are others now.
+func (a *Archive) ownKeys(origin string) *LogKeys {
+	var keys *LogKeys
+	if a.cfg.Keys != nil {
+		keys = a.cfg.Keys(origin)
+	}
+	if keys == nil {
+		return unknownKeys
+	}
+	var once sync.Once
+	warn := func(err error) error {
+		if err != nil {
+			once.Do(func() {
+				a.logger.Warn("an evidence pack has what this log signed with a key that is not its key here now: who verifies the pack needs the key of that time as well", "origin", origin, "error", err)
+			})
+		}
+		return nil
+	}
+	return &LogKeys{
+		Checkpoint: func(raw []byte) error { return warn(keys.Checkpoint(raw)) },
+		SET: func(e *rekor.Entry) error {
+			if keys.SET == nil {
+				return nil
+			}
+			return warn(keys.SET(e))
+		},
+	}
 }
 
 // read makes the record of a pack that was verified, and puts back the rows that its logs lack.
@@ -149,7 +218,11 @@ func (a *Archive) read(name string) (r record, err error) {
 		return r, err
 	}
 	r.Size, r.Hash = info.Size(), Hex(hash.Sum(nil))
-	for _, l := range m.Logs {
+	for i := range m.Logs {
+		l := &m.Logs[i]
+		if _, err := a.tree(l.Origin); err != nil { // also of a log without rows: the next pack has it
+			return r, err
+		}
 		r.Logs[l.Origin], r.Rows[l.Origin] = l.After, l.Rows.Last
 	}
 	return r, nil
@@ -179,15 +252,11 @@ func (b *putBack) file(name string, content []byte) error {
 
 // begin reads the rows of a log, of which the checkpoints follow.
 func (b *putBack) begin(l *Log, content []byte) error {
-	b.log, b.tree, b.rows = l, nil, map[string]Row{}
-	for _, s := range b.archive.cfg.Sources() {
-		if s.Origin == l.Origin {
-			b.tree = s.Tree
-		}
+	tree, err := b.archive.tree(l.Origin)
+	if err != nil {
+		return err
 	}
-	if b.tree == nil {
-		return fmt.Errorf("the log %q is in it, and its data is not here any more: restore a backup of the database", l.Origin)
-	}
+	b.log, b.tree, b.rows = l, tree, map[string]Row{}
 	for line := range bytes.Lines(content) {
 		var row Row
 		if err := json.Unmarshal(line, &row); err != nil {
@@ -196,6 +265,19 @@ func (b *putBack) begin(l *Log, content []byte) error {
 		b.rows[row.Checkpoint] = row
 	}
 	return nil
+}
+
+// tree returns the tree of a log that is in a pack. One that came after the backup that was
+// restored is made anew: whoever follows the log finds it.
+func (a *Archive) tree(origin string) (*storage.Tree, error) {
+	tree, err := a.cfg.DB.OpenTree(origin)
+	if errors.Is(err, storage.ErrNotExist) {
+		tree, err = a.cfg.DB.CreateTree(origin)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the log %q is in it, and what is stored of it cannot be used: restore a backup of the database (%w)", origin, err)
+	}
+	return tree, nil
 }
 
 // row puts one back, or makes sure that it is the one that is held.
