@@ -71,7 +71,7 @@ func (d *daemon) sources() []archive.Source {
 	for _, f := range d.followers() {
 		for _, m := range f.mirrors() {
 			seen[m.Origin()] = true
-			s := archive.Source{Origin: m.Origin(), Name: m.Name(), Coverage: m.Status().Coverage, Tree: m.Tree(), Followed: true}
+			s := archive.Source{Origin: m.Origin(), Name: m.Name(), Coverage: m.Status().Coverage, Tree: m.Tree(), Followed: true, Poll: time.Duration(f.config.Poll)}
 			keys := d.witnessKeysOf(f, m)
 			if f.service != nil {
 				s.TreeID, s.Start = m.Shard()
@@ -86,7 +86,8 @@ func (d *daemon) sources() []archive.Source {
 			continue
 		}
 		s := archive.Source{Origin: origin, Name: origin, Coverage: "witnessed", Tree: tree}
-		s.Keys = keyTexts(d.witnessOnly[origin].keys)
+		witnessed, ok := d.witnessOnly[origin]
+		s.Keys, s.Gone = keyTexts(witnessed.keys), !ok
 		sources = append(sources, s)
 	}
 	return sources

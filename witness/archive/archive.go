@@ -195,7 +195,7 @@ func (a *Archive) load() error {
 	if raw != nil {
 		return a.start.UnmarshalText(raw)
 	}
-	if a.start = a.cfg.Schedule.Before(a.now()); a.logger == nil { // only read
+	if a.start = a.now().Round(0); a.logger == nil { // only read
 		return nil
 	}
 	text, err := a.start.MarshalText()
@@ -219,12 +219,16 @@ func (a *Archive) lastRecord() record {
 
 // keep remembers a pack, durably.
 func (a *Archive) keep(r record) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.keepLocked(r)
+}
+
+func (a *Archive) keepLocked(r record) error {
 	raw, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if err := a.cfg.DB.PutRecord(recordName(r.Number), raw); err != nil {
 		return err
 	}
@@ -318,7 +322,7 @@ func (a *Archive) jumpedAhead(now, wall time.Time) {
 // rewound returns the end of the period that is due by a clock that is behind the last pack, of
 // that number: the first one that passes after this was seen. a.mu is held.
 func (a *Archive) rewound(number int, boundary time.Time) []time.Time {
-	if a.behind.Number != number {
+	if a.behind.Number != number || a.behind.Boundary.IsZero() {
 		a.behind = behind{number, boundary}
 		raw, err := json.Marshal(a.behind)
 		if err := errors.Join(err, a.cfg.DB.PutRecord(behindRecord, raw)); err != nil {
@@ -338,10 +342,18 @@ type behind struct {
 	Boundary time.Time `json:"boundary"`
 }
 
-// make makes one pack, and notes what becomes of it.
+// make makes the pack of a period that is due, unless it was made while another one was.
 func (a *Archive) make(ctx context.Context, to time.Time) error {
 	a.building.Lock()
 	defer a.building.Unlock()
+	if !slices.ContainsFunc(a.due(a.now()), to.Equal) {
+		return nil
+	}
+	return a.makeLocked(ctx, to)
+}
+
+// makeLocked makes one pack, and notes what becomes of it. It needs building held.
+func (a *Archive) makeLocked(ctx context.Context, to time.Time) error {
 	began := a.now()
 	err := a.build(ctx, to)
 	if ctx.Err() != nil {
@@ -368,13 +380,15 @@ func (a *Archive) make(ctx context.Context, to time.Time) error {
 
 // Make makes a pack of what there is now, before its period has ended, and returns its number.
 func (a *Archive) Make(ctx context.Context) (uint64, error) {
+	a.building.Lock()
+	defer a.building.Unlock()
 	to := a.now().Truncate(time.Second).Add(time.Second) // time-stamps have no fractions
 	select {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	case <-time.After(to.Sub(a.now())):
 	}
-	if err := a.make(ctx, to); err != nil {
+	if err := a.makeLocked(ctx, to); err != nil {
 		return 0, err
 	}
 	return a.lastRecord().Number, nil

@@ -30,6 +30,9 @@ type Source struct {
 	Tree     *storage.Tree
 	// Followed says that the log is read here, so that it is an outage when nothing is seen of it.
 	Followed bool
+	// Gone says that it is not in the configuration any more.
+	Gone bool
+	Poll time.Duration // between two looks at it
 	// Start is the virtual index of its first entry, if it is a shard of a Rekor v1 service, of which
 	// TreeID is the number then.
 	Start, TreeID uint64
@@ -121,10 +124,13 @@ func (b *builder) logs(ctx context.Context) error {
 		folder := "logs/" + folderName(cmp.Or(s.Name, s.Origin))
 		if folders[folder] {
 			sum := sha256.Sum256([]byte(s.Origin))
-			folder += "-" + hex.EncodeToString(sum[:4])
+			folder = folder[:min(len(folder), 36)] + "-" + hex.EncodeToString(sum[:4]) // a tar has room for 100 characters
 		}
 		folders[folder] = true
 		v.log = &Log{Origin: s.Origin, Name: s.Name, Folder: folder, Coverage: s.Coverage, Keys: nonNil(s.Keys), Cosigners: nonNil(b.a.cosigners)}
+		if s.Gone {
+			b.m.Notes = append(b.m.Notes, fmt.Sprintf("%q is not in the configuration of the maker any more: it is not watched, and its entries are not looked through.", s.Origin))
+		}
 		if err := b.rows(ctx, v); err != nil {
 			return fmt.Errorf("checkpoints of %q: %w", s.Origin, err)
 		}
@@ -134,12 +140,39 @@ func (b *builder) logs(ctx context.Context) error {
 		b.m.Logs = append(b.m.Logs, *v.log)
 		b.record.Logs[s.Origin], b.record.Rows[s.Origin] = v.log.After, v.log.Rows.Last
 	}
-	for origin := range b.last.Logs {
+	for origin, place := range b.last.Logs {
 		if _, ok := b.record.Logs[origin]; !ok {
-			return fmt.Errorf("the log %q was in the last pack, and its data is not here any more: restore a backup of the database", origin)
+			b.lost(origin, place)
 		}
 	}
+	slices.SortFunc(b.m.Logs, func(x, y Log) int { return strings.Compare(x.Origin, y.Origin) })
+	b.beginEarlier()
 	return nil
+}
+
+// lost adds a log of the last pack of which nothing can be read now: a tree that is damaged does not
+// hold up the packs of the others. Its rows come in a later pack, when a backup was restored.
+func (b *builder) lost(origin string, place Place) {
+	sum, last := sha256.Sum256([]byte(origin)), b.last.Rows[origin]
+	b.m.Logs = append(b.m.Logs, Log{
+		Origin: origin, Name: origin, Folder: "logs/lost-" + hex.EncodeToString(sum[:16]), Coverage: "witnessed", Keys: []string{}, Cosigners: nonNil(b.a.cosigners),
+		Rows: Rows{last + 1, last}, Before: place, After: place,
+	})
+	b.record.Logs[origin], b.record.Rows[origin] = place, last
+	b.m.Notes = append(b.m.Notes, fmt.Sprintf("What the maker has stored of %q is damaged: this pack has no checkpoint of it. They follow in a later one.", origin))
+	b.a.logger.Error("a log that was in the last evidence pack cannot be read: the packs go on without it; run \"understudy check\" and restore a backup", "origin", origin)
+}
+
+// beginEarlier has the first period begin with what was seen before packs were made.
+func (b *builder) beginEarlier() {
+	if b.last.Number > 0 {
+		return
+	}
+	for _, s := range b.report.seen {
+		if s.first.Before(b.record.From) {
+			b.record.From, b.m.Period.From = s.first, Time{s.first}
+		}
+	}
 }
 
 func nonNil(list []string) []string { return append([]string{}, list...) }
@@ -207,7 +240,9 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 	}
 	var later []storage.ArchiveRow // seen after the period, unless one that was seen in it follows
 	err := v.view.Archive(first, total, func(r storage.ArchiveRow) error {
-		if !r.Checkpoint.FirstSeen.Before(b.record.To) && !b.record.To.Before(b.record.From) {
+		// What was seen after now came while the clock was ahead, and before now.
+		ahead := len(later) == 0 && r.Checkpoint.FirstSeen.After(b.m.Built.Time)
+		if !ahead && !r.Checkpoint.FirstSeen.Before(b.record.To) && !b.record.To.Before(b.record.From) {
 			if later = append(later, r); len(later) > maxLater {
 				return errPeriod
 			}
@@ -349,11 +384,14 @@ func (b *builder) finish(ctx context.Context) error {
 	if err := a.step("rename"); err != nil {
 		return err
 	}
+	if there, err := filepath.Glob(filepath.Join(a.cfg.Dir, fmt.Sprintf("understudy-evidence-%06d-*.tar", b.m.Number))); err != nil || len(there) > 0 {
+		return errors.Join(fmt.Errorf("pack %d is there already, as %q, and the database does not know it; start again, and it is taken back", b.m.Number, there), err, os.Remove(name))
+	}
 	if err := os.Rename(name, filepath.Join(a.cfg.Dir, b.record.Name)); err != nil {
 		return errors.Join(err, os.Remove(name))
 	}
 	if err := syncFolder(a.cfg.Dir); err != nil {
-		return err
+		return errors.Join(err, os.Remove(filepath.Join(a.cfg.Dir, b.record.Name)))
 	}
 	if err := a.step("record"); err != nil {
 		return err

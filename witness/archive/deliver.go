@@ -113,15 +113,14 @@ func (a *Archive) failedAt(d store.Destination, r record, err error) int {
 // change changes the record of a pack, durably.
 func (a *Archive) change(number uint64, f func(*record)) error {
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	i := int(number) - 1
 	if i < 0 || i >= len(a.records) {
-		a.mu.Unlock()
 		return ErrNoPack
 	}
 	r := a.records[i]
-	a.mu.Unlock()
 	f(&r)
-	return a.keep(r)
+	return a.keepLocked(r)
 }
 
 // ErrNoPack: there is no pack of that number.

@@ -46,11 +46,19 @@ func (b *builder) named(ctx context.Context) error {
 	for _, w := range wanted {
 		answer := Answer{Wanted: w.Wanted, Found: []Found{}, Complete: true}
 		var looked []string
+		unheld := 0
 		for _, v := range b.views {
-			if w.Log != "" && w.Log != v.Origin && w.Log != v.Name && w.Log != serviceOf(v.Name) || v.Coverage == "witnessed" {
+			if w.Log != "" && w.Log != v.Origin && w.Log != v.Name && w.Log != serviceOf(v.Name) {
+				continue
+			}
+			if v.Coverage == "witnessed" {
+				unheld++
 				continue
 			}
 			text, complete, err := b.look(ctx, w, v, &answer)
+			if err == errElsewhere {
+				continue
+			}
 			if err != nil {
 				return fmt.Errorf("entries of %s in %q: %w", w.what(), v.Origin, err)
 			}
@@ -58,7 +66,10 @@ func (b *builder) named(ctx context.Context) error {
 			answer.Complete = answer.Complete && complete
 		}
 		if len(looked) == 0 {
-			answer.Complete, looked = false, []string{"no log of which entries are held was looked through"}
+			answer.Complete, looked = false, []string{"no log of which entries are held can have it"}
+		}
+		if unheld > 0 && (w.Leaf == nil || len(answer.Found) == 0) {
+			answer.Complete, looked = false, append(looked, fmt.Sprintf("logs of which no entries are held: %d", unheld))
 		}
 		answer.Looked = strings.Join(looked, "; ")
 		l, err := line(answer)
@@ -95,6 +106,9 @@ func (w *Want) what() string {
 // look adds what of the wanted is in one log.
 func (b *builder) look(ctx context.Context, w Want, v *logView, answer *Answer) (looked string, complete bool, err error) {
 	indexes, text, complete, err := v.find(w)
+	if damaged(err) {
+		return "what is stored of it is damaged (" + err.Error() + ")", false, nil
+	}
 	if err != nil {
 		return "", false, err
 	}
@@ -102,7 +116,7 @@ func (b *builder) look(ctx context.Context, w Want, v *logView, answer *Answer) 
 		indexes, complete = indexes[:maxWanted], false
 		text += fmt.Sprintf(", of what was found the first %d", maxWanted)
 	}
-	left := 0
+	left, broken := 0, 0
 	for _, index := range indexes {
 		if err := ctx.Err(); err != nil {
 			return "", false, err
@@ -111,17 +125,33 @@ func (b *builder) look(ctx context.Context, w Want, v *logView, answer *Answer) 
 		switch {
 		case errors.Is(err, errNotProven):
 			left++
+		case damaged(err):
+			broken++
 		case err != nil:
 			return "", false, err
-		case !slices.Contains(answer.Found, Found{folder}):
+		default: // no log is looked at twice, and no index
 			answer.Found = append(answer.Found, Found{folder})
 		}
+	}
+	if broken > 0 {
+		complete = false
+		text += fmt.Sprintf(", and %d that were found are damaged here", broken)
 	}
 	if left > 0 {
 		complete = false
 		text += fmt.Sprintf(", and %d that were found have no proof to a checkpoint of this pack yet", left)
 	}
 	return text, complete, nil
+}
+
+// errElsewhere: a log cannot have what is wanted.
+var errElsewhere = errors.New("not of this log")
+
+// damaged says whether something that is stored cannot be read: that holds up no pack, since the
+// checkpoints are what it is about.
+func damaged(err error) bool {
+	_, ok := errors.AsType[*storage.DamageError](err)
+	return ok
 }
 
 // find returns the indexes of what is wanted in a log, and says how far was looked.
@@ -135,7 +165,7 @@ func (v *logView) find(w Want) (indexes []uint64, looked string, complete bool, 
 	switch {
 	case w.Leaf != nil:
 		if w.TreeID != 0 && w.TreeID != v.TreeID {
-			return nil, "another tree", true, nil
+			return nil, "", false, errElsewhere
 		}
 		index, ok, err := v.view.Index(*w.Leaf)
 		if ok || err != nil {
@@ -166,23 +196,26 @@ func (v *logView) find(w Want) (indexes []uint64, looked string, complete bool, 
 	}
 	first, end := max(w.First, v.Start), min(w.End, v.Start+s.Pending.Size)
 	if first >= end {
-		return nil, "none of these indexes", true, nil
+		return nil, "", false, errElsewhere
 	}
-	complete = true
-	for index := first - v.Start; index < end-v.Start && len(indexes) <= maxWanted; index++ {
-		held := index >= s.Minimum && index < s.Head.Size
-		if !held {
-			if _, held, err = v.view.Pin(index); err != nil {
-				return nil, "", false, err
-			}
-		}
-		if !held {
-			complete = false
-			continue
-		}
+	low, high := first-v.Start, end-v.Start
+	held := func(index uint64) bool { return index >= s.Minimum && index < s.Head.Size }
+	for index := max(low, s.Minimum); index < high && held(index) && len(indexes) <= maxWanted; index++ {
 		indexes = append(indexes, index)
 	}
-	return indexes, fmt.Sprintf("indexes %d to %d", first, end-1), complete, nil
+	if uint64(len(indexes)) < high-low {
+		pins, err := v.view.PinIndexes()
+		if err != nil {
+			return nil, "", false, err
+		}
+		for _, index := range pins {
+			if index >= low && index < high && !held(index) && len(indexes) <= maxWanted {
+				indexes = append(indexes, index)
+			}
+		}
+		slices.Sort(indexes)
+	}
+	return indexes, fmt.Sprintf("indexes %d to %d", first, end-1), uint64(len(indexes)) == high-low, nil
 }
 
 // errNotProven: an entry lies beyond the checkpoints of the pack.

@@ -20,7 +20,8 @@ const (
 	heartbeatRecord = "archive was running"
 	// beatEvery is how often is written down that we run; a longer time without is an outage.
 	beatEvery = time.Minute
-	// unseen is how long nothing may be seen of a log before that is an outage.
+	// unseen is how long nothing may be seen of a log before that is an outage, unless it is looked
+	// at less often.
 	unseen = 3 * time.Minute
 )
 
@@ -111,7 +112,7 @@ func (a *Archive) look(s Source, now time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	o, lasts := a.outage.open[s.Origin]
-	seen := st.Pending.LastSeen
+	seen, unseen := st.Pending.LastSeen, max(unseen, 3*s.Poll)
 	switch {
 	case !lasts && st.Evidence != nil:
 		o = Outage{Origin: s.Origin, What: outageQuarantined, From: Time{st.Evidence.At}, Text: st.Evidence.Reason}
