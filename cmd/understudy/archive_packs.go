@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"text/tabwriter"
@@ -272,8 +273,8 @@ func export(ctx context.Context, a understudyv1.ArchiveServiceClient, number uin
 		return "", err
 	}
 	pack := first.GetPack()
-	if pack == nil || pack.Name == "" || pack.Name != filepath.Base(pack.Name) || pack.Name[0] == '.' {
-		return "", errors.New("the answer does not say which pack it is; is that the gRPC address of an understudy?")
+	if pack == nil || !packName.MatchString(pack.Name) || len(pack.Sha256) != sha256.Size || number > 0 && pack.Number != number {
+		return "", wrongf("the answer does not say which pack it is; is that the gRPC address of an understudy?")
 	}
 	path = filepath.Join(dir, pack.Name)
 	f, err := os.CreateTemp(dir, ".export-*")
@@ -282,14 +283,14 @@ func export(ctx context.Context, a understudyv1.ArchiveServiceClient, number uin
 	}
 	defer func() { err = errors.Join(err, removeIfThere(f.Name())) }()
 	sum := sha256.New()
-	err = receive(stream, first.GetData(), io.MultiWriter(f, sum))
+	err = receive(stream, first.GetData(), io.MultiWriter(f, sum), pack.SizeBytes)
 	if err = errors.Join(err, f.Chmod(0o444), f.Sync(), f.Close()); err != nil {
 		return "", fmt.Errorf("export pack %d: %w", pack.Number, err)
 	}
 	if [32]byte(sum.Sum(nil)) != [32]byte(pack.Sha256) {
 		return "", wrongf("pack %d is not what was made (SHA-256 %x, want %x): look after the disk of the server, and take it from one of its destinations", pack.Number, sum.Sum(nil), pack.Sha256)
 	}
-	switch err := os.Link(f.Name(), path); {
+	switch err := place(f.Name(), path); {
 	case errors.Is(err, fs.ErrExist):
 		if have, err := fileSum(path); err != nil {
 			return "", err
@@ -302,8 +303,29 @@ func export(ctx context.Context, a understudyv1.ArchiveServiceClient, number uin
 	return path, nil
 }
 
-func receive(stream grpc.ServerStreamingClient[understudyv1.GetPackResponse], data []byte, w io.Writer) error {
+// place gives a file its name, which no other one has: also where there are no hard links, as on the
+// sticks that auditors are handed.
+func place(from, to string) error {
+	err := os.Link(from, to)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	claim, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return errors.Join(claim.Close(), os.Rename(from, to))
+}
+
+// packName is what packs are called.
+var packName = regexp.MustCompile(`^understudy-evidence-[0-9]{6,20}-[0-9]{4}-[0-9]{2}-[0-9]{2}\.tar$`)
+
+// receive writes what comes, at most left bytes of it.
+func receive(stream grpc.ServerStreamingClient[understudyv1.GetPackResponse], data []byte, w io.Writer, left int64) error {
 	for {
+		if left -= int64(len(data)); left < 0 {
+			return wrongf("more comes than the pack has")
+		}
 		if _, err := w.Write(data); err != nil {
 			return err
 		}
