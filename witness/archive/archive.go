@@ -349,30 +349,35 @@ func (a *Archive) make(ctx context.Context, to time.Time) error {
 	if !slices.ContainsFunc(a.due(a.now()), to.Equal) {
 		return nil
 	}
-	return a.makeLocked(ctx, to)
+	began := a.now()
+	err := a.makeLocked(ctx, to)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	a.mu.Lock()
+	if a.failure == nil {
+		a.failure = &Failure{Since: began}
+	}
+	a.failure = &Failure{Since: a.failure.Since, Text: err.Error(), Tries: a.failure.Tries + 1}
+	a.mu.Unlock()
+	a.logger.Error("an evidence pack could not be made; nothing is lost, and it is tried again", "period_end", to, "error", err)
+	return err
 }
 
-// makeLocked makes one pack, and notes what becomes of it. It needs building held.
+// makeLocked makes one pack. It needs building held.
 func (a *Archive) makeLocked(ctx context.Context, to time.Time) error {
 	began := a.now()
 	err := a.build(ctx, to)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	a.mu.Lock()
-	if err == nil {
-		a.failure = nil
-	} else if a.failure == nil {
-		a.failure = &Failure{Since: began, Text: err.Error(), Tries: 1}
-	} else {
-		a.failure = &Failure{Since: a.failure.Since, Text: err.Error(), Tries: a.failure.Tries + 1}
-	}
-	a.mu.Unlock()
 	if err != nil {
 		a.metrics.failed("build")
-		a.logger.Error("an evidence pack could not be made; nothing is lost, and it is tried again", "period_end", to, "error", err)
 		return err
 	}
+	a.mu.Lock()
+	a.failure = nil
+	a.mu.Unlock()
 	r := a.lastRecord()
 	a.logger.Info("evidence pack made", "name", r.Name, "bytes", r.Size, "from", r.From, "to", r.To, "stamped", r.Stamped, "elapsed", a.since(began))
 	return nil

@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -222,4 +223,23 @@ func TestNotComplete(t *testing.T) {
 		t.Errorf("%v, want %s", got, want)
 	}
 	w.verify(w.dir)
+}
+
+// TestFailedByHand: that a pack could not be made by hand is no problem of one that is due.
+func TestFailedByHand(t *testing.T) {
+	w := newWorld(t, wednesday, newGrower(t, "tiles.test"))
+	w.fail = func(string) error { return errors.New("no space left") }
+	if _, err := w.archive.Make(t.Context()); err == nil {
+		t.Fatal("made")
+	}
+	if p := w.archive.Status().Problem; p != nil {
+		t.Errorf("problem: %+v", p)
+	}
+	if err := w.next(); err == nil || w.archive.Status().Problem == nil {
+		t.Errorf("one that is due: %v", err)
+	}
+	w.fail = nil
+	if err := w.make(); err != nil || w.archive.Status().Problem != nil {
+		t.Errorf("afterwards: %v", err)
+	}
 }
