@@ -48,10 +48,6 @@ func newWitnessStage(t *testing.T, patience time.Duration) *witnessStage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := witness.New(witness.Config{Keys: []*witness.Key{key}, Newest: newest})
-	if err != nil {
-		t.Fatal(err)
-	}
 	s := &witnessStage{log: witnesses.NewLog("log.test/a", "log.test/a")}
 	tree, err := db.CreateTree(s.log.Origin)
 	if err != nil {
@@ -61,13 +57,22 @@ func newWitnessStage(t *testing.T, patience time.Duration) *witnessStage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Add(witness.Log{Origin: s.log.Origin, Tree: tree, Behind: func() bool { return s.behind }, Open: func(raw []byte) (storage.Checkpoint, error) {
-		c, err := trust.OpenAlone(raw, s.log.Origin, []trust.Key{own})
-		if err != nil {
-			return storage.Checkpoint{}, fmt.Errorf("%w: %w", witness.ErrUnsigned, err)
-		}
-		return storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw}, nil
-	}}); err != nil {
+	mirrored := witness.Log{
+		Origin: s.log.Origin, Tree: tree, Behind: func() bool { return s.behind },
+		Offer: func(next storage.Checkpoint, consistency []storage.Hash) error {
+			_, err := tree.Advance(next, consistency, nil)
+			return err
+		},
+		Open: func(raw []byte) (storage.Checkpoint, error) {
+			c, err := trust.OpenAlone(raw, s.log.Origin, []trust.Key{own})
+			if err != nil {
+				return storage.Checkpoint{}, fmt.Errorf("%w: %w", witness.ErrUnsigned, err)
+			}
+			return storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw}, nil
+		},
+	}
+	w, err := witness.New(witness.Config{Keys: []*witness.Key{key}, Newest: newest, Find: func(origin string) (witness.Log, bool) { return mirrored, origin == s.log.Origin }})
+	if err != nil {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
