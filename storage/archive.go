@@ -456,6 +456,7 @@ func (t *Tree) RestoreArchive(row ArchiveRow) (err error) {
 	}
 	b := t.db.pebble.NewBatch()
 	defer b.Close()
+	row.Base = s.archived.newest
 	first, last := row.ends()
 	if row.proven() && verifyPrecedes(first, last, row.Proof) == nil {
 		if err := t.link(b, first, last, row.Proof); err != nil {

@@ -392,3 +392,54 @@ func TestNoteCosigned(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestRestoreArchive: rows of a pack are put back behind those that are held, tied to them, and
+// nothing else is.
+func TestRestoreArchive(t *testing.T) {
+	naive := newNaiveTree(testEntries(100))
+	make := func(t *testing.T, sizes ...uint64) *Tree {
+		tree := newTestTree(t, "log")
+		for i, size := range sizes {
+			var consistency []Hash
+			if i > 0 {
+				consistency = naive.consistency(sizes[i-1], size)
+			}
+			if _, err := tree.Advance(note("log", naive.head(size), "s"), consistency, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return tree
+	}
+	rows := archiveOf(t, make(t, 10, 20, 35, 60))
+	tree := make(t, 10, 20)
+	for i := range rows {
+		rows[i].Base = Head{} // a pack does not say it
+	}
+	if err := tree.RestoreArchive(rows[3]); err == nil {
+		t.Error("a row was left out")
+	}
+	if err := tree.RestoreArchive(rows[1]); err == nil {
+		t.Error("a row was put back twice")
+	}
+	for _, row := range rows[2:] {
+		if err := tree.RestoreArchive(row); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := relations(archiveOf(t, tree)); got != "first 10, extends 20, extends 35, extends 60" || tree.State().Pending.Size != 20 {
+		t.Errorf("%s, pending %d", got, tree.State().Pending.Size)
+	}
+	checkTree(t, tree)
+	if err := tree.Recall(note("log", naive.head(60), "s")); err != nil {
+		t.Fatal(err)
+	}
+	checkTree(t, tree)
+	v := tree.View()
+	defer v.Close()
+	if proof, err := v.LinkedProof(10, 60); err != nil || !slices.Equal(proof, naive.consistency(10, 60)) {
+		t.Errorf("proof across what was put back: %v, %v", proof, err)
+	}
+	if n, _ := tree.State().ArchiveRows(); n != 4 {
+		t.Errorf("%d rows", n)
+	}
+}
