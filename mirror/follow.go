@@ -209,6 +209,7 @@ func (m *Mirror) Behind() (newest storage.Checkpoint, behind bool) {
 // recall compares what is held with what was held before.
 func (m *Mirror) recall() error {
 	p := m.tree.State().Pending
+	m.recallPushed(p)
 	if known, behind := m.Behind(); behind {
 		m.logger.Warn("the database is older than what was held here before: it was restored from a backup, or lost; it catches up",
 			"tree_size", p.Size, "newest_known_size", known.Size)
@@ -342,9 +343,13 @@ func (m *Mirror) compare(ctx context.Context, tree signedTree, smaller, larger, 
 // trees agree, a fork if they do not.
 func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Checkpoint) error {
 	rollback := &RollbackError{Size: next.Size, Newest: s.Pending.Size}
-	var consistency []storage.Hash // from it to the pending one, if upstream proved that
+	lags := s.Pending.Size == m.pushed.Load() && next.Size >= m.pulled // what is ahead of it was pushed: logs do that before they publish
+	var consistency []storage.Hash                                     // from it to the pending one, if upstream proved that
 	if next.Size > s.Head.Size || next.Size < s.Minimum {
 		tree, err := m.treeOf(ctx, s.Pending.Head)
+		if err != nil && m.tail.upstream && lags && missing(err) {
+			return nil // it is compared, and archived, when there are tiles to do that by
+		}
 		if err != nil {
 			return fmt.Errorf("%w (and cannot be compared: %w)", rollback, err)
 		}
@@ -362,7 +367,6 @@ func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Check
 	if !m.tail.upstream {
 		return rollback // it lags, as copies do
 	}
-	lags := s.Pending.Size == m.pushed.Load() && next.Size >= m.pulled // what is ahead of it was pushed: logs do that before they publish
 	archive := m.tree.Archive
 	if len(consistency) > 0 {
 		archive = func(c storage.Checkpoint) error { return m.tree.Link(c, consistency) }

@@ -256,6 +256,9 @@ func (m *Mirror) round(ctx context.Context) error {
 			done, err := m.copyOn(ctx, s)
 			var broken *storageError
 			switch {
+			case err != nil && away == nil && s.Pending.Size == m.pushed.Load() && s.Pending.Size > m.pulled && missing(err):
+				m.ahead.reset()
+				return nil // it was pushed, and is not published yet
 			case err != nil && (away == nil || errors.As(err, &broken)):
 				return err
 			case err != nil:

@@ -26,6 +26,7 @@ func (m *Mirror) Offer(next storage.Checkpoint, consistency []storage.Hash) erro
 			return fmt.Errorf("the shard ended with %d entries: %w", after.start()-m.shard.start(), storage.ErrInconsistent)
 		}
 	}
+	next.Source = sourcePushed
 	for {
 		held := m.tree.State()
 		err := m.offer(next, consistency)
@@ -63,6 +64,23 @@ func (m *Mirror) offer(next storage.Checkpoint, consistency []storage.Hash) erro
 	m.setFrozen(trust.Frozen(next.Raw))
 	m.logger.Debug("checkpoint accepted that was pushed", "size", next.Size)
 	return nil
+}
+
+// sourcePushed is what the archive says of where a checkpoint came from that was pushed.
+const sourcePushed = "add-checkpoint"
+
+// recallPushed finds out whether what is pending was pushed before the start. What cannot be read
+// is named by others who read it; then upstream seems to go back until it publishes.
+func (m *Mirror) recallPushed(pending storage.Checkpoint) {
+	v := m.tree.View()
+	defer v.Close()
+	rows, _ := v.State().ArchiveRows()
+	_ = v.Archive(rows, rows, func(row storage.ArchiveRow) error {
+		if row.Checkpoint.Source == sourcePushed && row.Checkpoint.Head == pending.Head {
+			m.pushed.CompareAndSwap(0, pending.Size)
+		}
+		return nil
+	})
 }
 
 // ShardKeys returns the key of a shard of a Rekor v1 service, as long as it is one of the

@@ -2,7 +2,10 @@ package mirror_test
 
 import (
 	"errors"
+	"net/http"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -143,13 +146,13 @@ func TestNotBehindWhileArriving(t *testing.T) {
 		check(t, err)
 		defer newest.Close()
 		s := newStage(t, synthetic.Options{})
-		var look func()
+		var look atomic.Pointer[func()]
 		s.config = func(c *mirror.Config) { c.Newest = newest }
-		looks := 0
+		var looks atomic.Int64
 		s.between = errorfs.Wrap(s.disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
-			if look != nil && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && newest.Of(origin).Size > s.mirror.Tree().State().Pending.Size {
-				looks++
-				look()
+			if look := look.Load(); look != nil && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && newest.Of(origin).Size > s.mirror.Tree().State().Pending.Size {
+				looks.Add(1)
+				(*look)()
 			}
 			return nil
 		}))
@@ -159,7 +162,7 @@ func TestNotBehindWhileArriving(t *testing.T) {
 		s.wantHeld(1000)
 		s.log.Grow(1100)
 		s.log.Misbehave(s.log.Rollback(1000)) // it pushes before it publishes
-		look = func() {
+		asked := func() {
 			if _, behind := s.mirror.Behind(); behind {
 				t.Error("behind while a checkpoint arrives")
 			}
@@ -167,8 +170,9 @@ func TestNotBehindWhileArriving(t *testing.T) {
 				t.Errorf("freshness %+v", f)
 			}
 		}
+		look.Store(&asked)
 		check(t, s.mirror.Offer(s.pushable(1100), s.proof(1000, 1100)))
-		if look = nil; looks == 0 {
+		if look.Store(nil); looks.Load() == 0 {
 			t.Error("nobody looked")
 		}
 		s.settle(3 * poll)
@@ -181,6 +185,51 @@ func TestNotBehindWhileArriving(t *testing.T) {
 		if st := s.mirror.Status(); st.Problem == nil || st.Problem.Reason != mirror.ProblemRollback {
 			t.Errorf("problem %+v", st.Problem)
 		}
+		s.close()
+	})
+}
+
+// TestPushedBeforePublished: a log may push before anybody can read the tiles of what it pushed.
+// It is followed as before until it publishes.
+func TestPushedBeforePublished(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newStage(t, synthetic.Options{})
+		s.log.Grow(1000)
+		s.start().run()
+		s.settle(2 * poll)
+		s.wantHeld(1000)
+		s.log.Grow(1100)
+		var published atomic.Uint64
+		published.Store(1000)
+		s.log.Misbehave(func(q synthetic.Request, a *synthetic.Answer) {
+			s.log.Rollback(published.Load())(q, a)
+			if q.Kind == synthetic.Tile || q.Kind == synthetic.Bundle { // its right border has another width
+				if strings.HasSuffix(q.Path, ".p/76") || strings.HasSuffix(q.Path, ".p/4") && q.Kind == synthetic.Tile {
+					synthetic.Status(http.StatusNotFound)(q, a)
+				}
+			}
+		})
+		check(t, s.mirror.Offer(s.pushable(1100), s.proof(1000, 1100)))
+		s.settle(3 * poll)
+		s.wantHeld(1000)
+		if st := s.mirror.Status(); st.Problem != nil || st.Source != mirror.SourceLive {
+			t.Errorf("problem %+v, source %s", st.Problem, st.Source)
+		}
+		s.close()
+		s.start().run()
+		s.settle(3 * poll)
+		if st := s.mirror.Status(); st.Problem != nil || st.Source != mirror.SourceLive {
+			t.Errorf("after a restart: problem %+v, source %s", st.Problem, st.Source)
+		}
+		s.log.Grow(1105)
+		published.Store(1050) // not what was pushed, and not what is held
+		s.settle(3 * poll)
+		if st := s.mirror.Status(); st.Problem != nil || st.Source != mirror.SourceLive {
+			t.Errorf("problem %+v, source %s", st.Problem, st.Source)
+		}
+		s.log.Misbehave()
+		s.settle(3 * poll)
+		s.wantHeld(1105)
 		s.close()
 	})
 }

@@ -1,7 +1,9 @@
 package mirror
 
 import (
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -69,6 +71,12 @@ func (m *Mirror) copies() []*place {
 func gone(err error) bool {
 	reason := problemReason(err)
 	return reason == ProblemUnreachable || reason == ProblemRefused
+}
+
+// missing says whether an error means that upstream can be asked, and does not have something.
+func missing(err error) bool {
+	var status *StatusError
+	return errors.As(err, &status) && status.Code == http.StatusNotFound
 }
 
 // newPlaces returns upstream and the copies that a configuration names.
