@@ -217,7 +217,7 @@ func (a *answer) head(size uint64) (TreeHead, error) {
 		return TreeHead{}, err
 	}
 	if ok {
-		head.Checkpoint = c.Raw
+		head.Checkpoint = a.m.AsServed(c)
 		a.fresh = a.m.freshness(a.state, &c)
 	}
 	return head, nil
@@ -415,7 +415,7 @@ func (m *Mirror) WatchCheckpoints(ctx context.Context, yield func(TreeHead, Fres
 		s := m.tree.State()
 		if p := s.Pending; p.Raw != nil && (sent == nil || !sameText(sent, p.Raw)) {
 			sent = p.Raw
-			if err := yield(TreeHead{p.Head, p.Raw}, m.freshness(s, &p)); err != nil {
+			if err := yield(TreeHead{p.Head, m.AsServed(p)}, m.freshness(s, &p)); err != nil {
 				return err
 			}
 		}

@@ -110,8 +110,9 @@ func (m *Mirror) judge(ctx context.Context, c *trust.Checkpoint, s *storage.Stat
 			next.LastSeen = time.Unix(0, 0)
 		}
 		next.Source = "copy " + m.tail.url
-	} else if m.pulled < next.Size {
-		m.pulled = next.Size
+	} else {
+		m.pulled = max(m.pulled, next.Size)
+		m.bytes.Store(&raw)
 	}
 	if err := m.remembered(s, next); err != nil {
 		return err

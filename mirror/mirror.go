@@ -100,7 +100,8 @@ type Mirror struct {
 	proof    *upstreamTree // of the pending checkpoint; nil until needed
 	pulled   uint64        // size of the largest checkpoint that upstream served since the start
 
-	pushed atomic.Uint64 // size of the newest checkpoint that was pushed
+	pushed atomic.Uint64          // size of the newest checkpoint that was pushed
+	bytes  atomic.Pointer[[]byte] // the last good checkpoint of upstream, as upstream served it
 
 	tailBusy atomic.Bool // the tail is being copied; history waits
 

@@ -83,6 +83,15 @@ func (m *Mirror) recallPushed(pending storage.Checkpoint) {
 	})
 }
 
+// AsServed returns a checkpoint as upstream serves it now, if it does. What is stored is what came
+// first: if that was pushed, it has the signatures of the log alone.
+func (m *Mirror) AsServed(c storage.Checkpoint) []byte {
+	if raw := m.bytes.Load(); raw != nil && c.Raw != nil && sameText(*raw, c.Raw) {
+		return *raw
+	}
+	return c.Raw
+}
+
 // ShardKeys returns the key of a shard of a Rekor v1 service, as long as it is one of the
 // service's; none for other logs.
 func (m *Mirror) ShardKeys() []trust.Key {

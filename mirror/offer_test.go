@@ -1,6 +1,7 @@
 package mirror_test
 
 import (
+	"bytes"
 	"errors"
 	"net/http"
 	"strings"
@@ -230,6 +231,29 @@ func TestPushedBeforePublished(t *testing.T) {
 		s.log.Misbehave()
 		s.settle(3 * poll)
 		s.wantHeld(1105)
+		s.close()
+	})
+}
+
+// TestUpstreamsOwnBytes: who pushes a checkpoint first takes no signature away from what upstream
+// serves.
+func TestUpstreamsOwnBytes(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newStage(t, synthetic.Options{})
+		s.log.Grow(1000)
+		s.start().run()
+		s.settle(2 * poll)
+		s.log.Grow(1100)
+		check(t, s.mirror.Offer(s.pushable(1100), s.proof(1000, 1100)))
+		own := synthetic.Note(origin, 1100, s.log.Root(1100), nil, s.log.Key, synthetic.Ed25519("witness.example/w1", 5))
+		s.log.Misbehave(synthetic.On(synthetic.Checkpoint, synthetic.Body(own)))
+		s.settle(3 * poll)
+		s.wantHeld(1100)
+		head, _, err := s.mirror.Checkpoint(0)
+		check(t, err)
+		if !bytes.Equal(head.Checkpoint, own) || !bytes.Equal(s.mirror.AsServed(s.mirror.Tree().State().Mirrored), own) {
+			t.Errorf("served is\n%s\nwant\n%s", head.Checkpoint, own)
+		}
 		s.close()
 	})
 }

@@ -137,9 +137,12 @@ func (w *Witness) Add(log Log) error {
 	newest, pending := w.cfg.Newest.Of(log.Origin), log.Tree.State().Pending
 	log.Tree.Remember(w.cfg.Newest)
 	log.Tree.KeepLinks()
-	log.Behind = func() bool { _, behind := log.Tree.Behind(); return behind }
+	_, older := log.Tree.Behind()
+	if log.Behind == nil {
+		log.Behind = func() bool { _, behind := log.Tree.Behind(); return behind }
+	}
 	switch {
-	case log.Behind() && log.Tree.State().Head.Size > 0: // nobody gives the proofs that what is held precedes it
+	case older && log.Tree.State().Head.Size > 0: // nobody gives the proofs that what is held precedes it
 		w.logger.Error("this log was mirrored once, and the database is older than what was cosigned: nothing is cosigned for it until a newer database is restored, or it is mirrored again",
 			"origin", log.Origin, "tree_size", pending.Size, "newest_known_size", newest.Size)
 	case newest.Raw != nil && (pending.Raw == nil || newest.Size > pending.Size) && log.Tree.State().Evidence == nil:

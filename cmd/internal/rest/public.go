@@ -178,6 +178,7 @@ func (p *public) checkpoint(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", "public, max-age=1")
 	// SPEC: "The mirror checkpoint MUST include the cosignature of the mirror" (tlog-mirror); a
 	// cosigner signs a moment after the last entry is durable, and only whole copies.
+	mirrored.Raw = m.AsServed(mirrored)
 	w.Write(append(bytes.Clone(mirrored.Raw), p.witness.Cosignatures(m.Origin(), mirrored)...))
 }
 
