@@ -18,7 +18,7 @@ var ErrBehind = errors.New("the database is older than the newest checkpoint tha
 // returns storage.ErrRollback, ErrFork, ErrInconsistent or ErrQuarantined, or ErrBehind; then
 // nothing has changed. It says nothing about when upstream vouched for the log.
 func (m *Mirror) Offer(next storage.Checkpoint, consistency []storage.Hash) error {
-	if m.isBehind() {
+	if m.isBehind() || m.Unread() {
 		return ErrBehind
 	}
 	if m.shard != nil {
@@ -64,6 +64,12 @@ func (m *Mirror) offer(next storage.Checkpoint, consistency []storage.Hash) erro
 	m.setFrozen(trust.Frozen(next.Raw))
 	m.logger.Debug("checkpoint accepted that was pushed", "size", next.Size)
 	return nil
+}
+
+// Unread says that nothing may be pushed yet: the first checkpoint of a shard is read from its
+// service, which shows that it can prove it, and where the shard begins.
+func (m *Mirror) Unread() bool {
+	return m.shard != nil && m.tree.State().Pending.Raw == nil
 }
 
 // sourcePushed is what the archive says of where a checkpoint came from that was pushed.

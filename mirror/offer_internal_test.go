@@ -121,3 +121,14 @@ func TestPushedBeforeTheWindowBegan(t *testing.T) {
 		t.Errorf("holds %d: %v", m.tree.State().Head.Size, err)
 	}
 }
+
+// TestShardIsReadFirst: the first checkpoint of a shard is not one that was pushed, which nobody
+// has shown to be of a tree, and after which the shard's first index could not be corrected.
+func TestShardIsReadFirst(t *testing.T) {
+	m, log := offering(t, nil)
+	log.Grow(3)
+	m.shard = &shard{}
+	if err := m.Offer(offered(log, 3), nil); err != ErrBehind || m.tree.State().Pending.Raw != nil {
+		t.Errorf("offer: %v", err)
+	}
+}

@@ -117,7 +117,7 @@ func (w *Witness) latest(l *watched) (storage.Checkpoint, error) {
 		return storage.Checkpoint{}, refuse(Unavailable, "what is stored of this log is damaged, and is being put back; try again in a minute")
 	}
 	if l.Behind != nil && l.Behind() {
-		return storage.Checkpoint{}, refuse(Unavailable, "an older database was restored here, and has not caught up with what was cosigned: nothing is cosigned until it has")
+		return storage.Checkpoint{}, refuse(Unavailable, "the log was not read here yet, or an older database was restored and has not caught up with what was cosigned: nothing is cosigned until it has")
 	}
 	latest := w.cfg.Newest.Cosigned(storage.CosignerWitness, l.Origin)
 	if s.Pending.Raw == nil || latest.Raw != nil && latest.Head == s.Pending.Head {

@@ -105,7 +105,7 @@ func (d *daemon) witnessedLog(f *follower, m *mirror.Mirror) witness.Log {
 	return witness.Log{
 		Origin: m.Origin(), Tree: m.Tree(), Frozen: trust.Frozen, Offer: m.Offer,
 		Open:   openChecked(m.Origin(), func() []trust.Key { return d.witnessKeysOf(f, m) }),
-		Behind: func() bool { _, behind := m.Behind(); return behind },
+		Behind: func() bool { _, behind := m.Behind(); return behind || m.Unread() },
 		Full:   f.service == nil && f.config.Coverage == string(mirror.CoverageFull) || f.service != nil && m.Status().Coverage == string(mirror.CoverageFull),
 	}
 }
