@@ -91,9 +91,9 @@ func (w *Witness) add(l *watched, r *request, next storage.Checkpoint) ([]byte, 
 		if lines := w.again(latest, next); lines != nil {
 			return lines, nil
 		}
-		switch err := l.advance(next, r.proof); {
+		switch kept, err := l.advance(next, r.proof); {
 		case l.Tree.State().Pending.Head == next.Head && err == nil:
-			return w.cosign(l, storage.CosignerWitness, next, true)
+			return w.cosign(l, storage.CosignerWitness, next, kept)
 		case errors.Is(err, storage.ErrQuarantined):
 			return nil, refuse(Forbidden, "this log is quarantined: it signed two irreconcilable checkpoints")
 		case err == nil || l.Tree.State().Pending.Head != latest.Head:
@@ -165,12 +165,26 @@ func consistent(latest, next storage.Checkpoint, r *request) error {
 	return nil
 }
 
-// advance makes a checkpoint pending.
-func (l *watched) advance(next storage.Checkpoint, consistency []storage.Hash) error {
+// advance makes a checkpoint pending. kept says that the archive has it: of other texts for one tree
+// it keeps one a minute, or who can have texts signed would decide how fast it grows.
+func (l *watched) advance(next storage.Checkpoint, consistency []storage.Hash) (kept bool, err error) {
 	p := l.Tree.State().Pending
-	if p.Raw != nil && p.Head == next.Head && noteText(p.Raw) == noteText(next.Raw) {
-		return nil // replayed: only the time is another
+	if p.Raw != nil && p.Head == next.Head {
+		if noteText(p.Raw) == noteText(next.Raw) {
+			return true, nil // replayed: only the time is another
+		}
+		ends := l.Frozen != nil && l.Frozen(next.Raw) && !l.Frozen(p.Raw)
+		if !ends && time.Since(l.retold).Abs() < keepEvery {
+			return false, nil
+		}
+		if !ends {
+			l.retold = time.Now()
+		}
 	}
+	return true, l.move(p, next, consistency)
+}
+
+func (l *watched) move(p, next storage.Checkpoint, consistency []storage.Hash) error {
 	if l.Offer != nil {
 		return l.Offer(next, consistency)
 	}

@@ -29,8 +29,8 @@ func TestReplayedFromBeforeTheEnd(t *testing.T) {
 	s.open()
 	s.cosigned(l.push(0, 10))
 	s.cosigned(body(10, nil, sign(l.text(10, l.root(10), "Log frozen"), l.signer)))
-	s.cosigned(l.push(10, 10)) // a stranger has kept it
 	s.cosigned(body(10, nil, sign(l.text(10, l.root(10), "never seen"), l.signer)))
+	s.cosigned(l.push(10, 10)) // a stranger has kept it
 	s.close()
 	s.open()
 	if rows, _ := s.tree(l).State().ArchiveRows(); rows != 3 {

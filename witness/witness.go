@@ -82,6 +82,7 @@ type watched struct {
 	Log
 	mu       sync.Mutex // held while the witness checks, persists and cosigns
 	archived [2]time.Time
+	retold   time.Time // when another text for the pending tree was last archived; mu guards both
 }
 
 // New returns a witness without logs.

@@ -827,3 +827,24 @@ func FuzzLogList(f *testing.F) {
 		}
 	})
 }
+
+// TestManyTexts: whoever has a log sign many texts for one tree gets each cosigned, and fills
+// nobody's archive.
+func TestManyTexts(t *testing.T) {
+	l := newTestLog(t, "log.test/a", 20)
+	s := newStage(t, l)
+	s.cosigned(l.push(0, 10))
+	for i := range 50 {
+		s.cosigned(body(10, nil, sign(l.text(10, l.root(10), fmt.Sprintf("Timestamp: %d", i)), l.signer)))
+	}
+	if rows, _ := s.tree(l).State().ArchiveRows(); rows != 2 {
+		t.Errorf("%d rows", rows)
+	}
+	s.cosigned(l.push(10, 20))
+	if rows, _ := s.tree(l).State().ArchiveRows(); rows != 3 {
+		t.Errorf("%d rows", rows)
+	}
+	if report, err := s.tree(l).Check(t.Context(), storage.CheckOptions{}); err != nil || len(report.Problems) > 0 {
+		t.Errorf("%v, %v", report.Problems, err)
+	}
+}
