@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 	_ "time/tzdata" // for machines without zones, such as the container
@@ -113,6 +114,9 @@ func (c *Config) completeArchive() error {
 			return c.mistake("each destination is one of directory and s3", "archive", "destinations", i)
 		}
 		if d.S3 == nil {
+			if within(d.Directory, c.DataDir) {
+				return c.mistake("a destination in data_dir is lost together with it; name a folder of another disk", "archive", "destinations", i)
+			}
 			setDefault(&d.Name, d.Directory)
 		} else if setDefault(&d.Name, strings.TrimRight("s3://"+d.S3.Bucket+"/"+d.S3.Prefix, "/")); d.S3.Mode != "" && d.S3.Mode != string(store.Governance) && d.S3.Mode != string(store.Compliance) {
 			return c.mistake(c.oneOf(d.S3.Mode, string(store.Governance), string(store.Compliance)), "archive", "destinations", i, "s3", "mode")
@@ -130,6 +134,17 @@ func (c *Config) completeArchive() error {
 		}
 	}
 	return nil
+}
+
+// within says whether a folder is another one, or in it.
+func within(folder, other string) bool {
+	a, errA := filepath.Abs(folder)
+	b, errB := filepath.Abs(other)
+	if errA != nil || errB != nil {
+		return false
+	}
+	rel, err := filepath.Rel(b, a)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // want returns what is named, with what finds it.

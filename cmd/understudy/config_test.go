@@ -70,6 +70,7 @@ func TestConfigMistakes(t *testing.T) {
 		{"logs:\n  - {origin: \"a\\nb\", url: 'https://a.example'}\n", `2:5: origin and name must be one line each`},
 		{"logs:\n  - {origin: a, url: 'ftp://a.example'}\n", `2:22: "ftp://a.example" is not the address of a log; write it like https://log.example.com/api/v2`},
 		{"logs:\n  - {origin: a, url: 'https://a.example?x=1'}\n", `2:22: "https://a.example?x=1" is not the address of a log; write it like https://log.example.com/api/v2`},
+		{oneLog + "data_dir: d\narchive: {key: k, destinations: [{directory: dd}, {directory: ./d/packs}]}\n", `6:51: a destination in data_dir is lost together with it; name a folder of another disk`},
 		{"data_dir: x\n", `: no log to mirror; "logs" must list at least one`},
 		{"logs: []\n", `1:7: no log to mirror; "logs" must list at least one`},
 		{"", `: no log to mirror; "logs" must list at least one`},
