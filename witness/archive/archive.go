@@ -93,7 +93,7 @@ type Archive struct {
 	logger  *slog.Logger
 	metrics *Metrics
 
-	cosigners []string // verifier keys of ours, those of now first; as Open found them
+	cosigners, makers []string // verifier keys of ours, those of now first; as Open found them
 
 	building sync.Mutex // held while a pack is made
 
@@ -157,10 +157,17 @@ func Open(ctx context.Context, cfg Config) (*Archive, error) {
 	if err := a.load(); err != nil {
 		return nil, err
 	}
+	var err error
+	if a.cosigners, err = a.remember(cosignersRecord, cfg.Cosigners...); err != nil {
+		return nil, err
+	}
+	if a.makers, err = a.remember(makersRecord, cfg.VKey); err != nil {
+		return nil, err
+	}
 	if err := a.takeBack(ctx); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(a.openOutages(), a.openCosigners()); err != nil {
+	if err := a.openOutages(); err != nil {
 		return nil, err
 	}
 	if a.metrics = cfg.Metrics; a.metrics == nil {

@@ -9,33 +9,36 @@ import (
 	"strings"
 )
 
-// cosignersRecord has the verifier keys of all cosigners that we ever had: what one cosigned is in
-// the archive also after its key was changed, or no witness is configured any more.
-const cosignersRecord = "evidence cosigners"
+// Records of verifier keys that we ever had: what one signed is in archives and packs also after it
+// was changed, or nothing is signed any more.
+const (
+	cosignersRecord = "evidence cosigners"
+	makersRecord    = "evidence archive keys"
+)
 
-// openCosigners remembers the cosigners that are configured, and reads those that were.
-func (a *Archive) openCosigners() error {
-	raw, err := a.cfg.DB.Record(cosignersRecord)
+// remember keeps the keys that are configured, and returns them with those that were, behind them.
+func (a *Archive) remember(name string, configured ...string) ([]string, error) {
+	raw, err := a.cfg.DB.Record(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var known []string
 	if raw != nil {
 		if err := json.Unmarshal(raw, &known); err != nil {
-			return fmt.Errorf("record %q: %w", cosignersRecord, err)
+			return nil, fmt.Errorf("record %q: %w", name, err)
 		}
 	}
-	a.cosigners = slices.Clone(a.cfg.Cosigners)
+	all := slices.Clone(configured)
 	for _, key := range known {
-		if !slices.Contains(a.cosigners, key) {
-			a.cosigners = append(a.cosigners, key)
+		if !slices.Contains(all, key) {
+			all = append(all, key)
 		}
 	}
-	if len(a.cosigners) == len(known) {
-		return nil
+	if len(all) == len(known) {
+		return all, nil
 	}
-	raw, err = json.Marshal(a.cosigners)
-	return errors.Join(err, a.cfg.DB.PutRecord(cosignersRecord, raw))
+	raw, err = json.Marshal(all)
+	return all, errors.Join(err, a.cfg.DB.PutRecord(name, raw))
 }
 
 // ofCosigners returns the lines whose key is among those of cosigners, and how many others there are.

@@ -2,6 +2,7 @@ package archive
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -65,7 +66,18 @@ func TestArchiveKeyChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.vkey = public
+	w.fail = func(step string) error {
+		if step == "record" {
+			return errors.New("a crash")
+		}
+		return nil
+	}
+	old := w.next(g) // by the key before
+	w.fail = nil
 	w.crash()
+	if n := len(w.archive.Packs()); old == nil || n != 2 {
+		t.Errorf("%d packs; %v", n, old)
+	}
 	for range 2 {
 		if err := w.next(g); err != nil {
 			t.Fatal(err)

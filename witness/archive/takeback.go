@@ -82,7 +82,7 @@ func (a *Archive) verifyOwn(ctx context.Context, name string, last record) (err 
 	}
 	report, err := Verify(ctx, inputs, Options{
 		Log:       a.ownKeys,
-		Makers:    []string{a.cfg.VKey},
+		Makers:    a.makers,
 		Timestamp: a.cfg.Timestamp,
 	})
 	if err != nil {
