@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/understudy-log/understudy/witness/archive/store"
@@ -65,6 +66,9 @@ func (a *Archive) deliverOne(ctx context.Context, d store.Destination, r record)
 	if _, err := os.Stat(pack.Path); err != nil {
 		return fmt.Errorf("the pack is not in its folder any more: %w; put it back from another destination", err)
 	}
+	if err := other(ctx, d, r); err != nil {
+		return err
+	}
 	stored, err := d.Put(ctx, pack)
 	if err != nil {
 		return err
@@ -81,6 +85,24 @@ func (a *Archive) deliverOne(ctx context.Context, d store.Destination, r record)
 		return err
 	}
 	a.logger.Info("evidence pack stored", "name", r.Name, "destination", d.Name(), "elapsed", a.since(began))
+	return nil
+}
+
+// other returns an error if a destination has another pack of that number: an older database was
+// restored without the packs that were made since. A destination that does not list is only asked to Put.
+func other(ctx context.Context, d store.Destination, r record) error {
+	there, err := d.List(ctx)
+	if err != nil {
+		return ctx.Err()
+	}
+	for _, s := range there {
+		if s.Name != r.Name && strings.HasPrefix(s.Name, fmt.Sprintf("understudy-evidence-%06d-", r.Number)) {
+			return &store.Permanent{
+				Err:  fmt.Errorf("%w: %s has number %d, too", store.ErrDiffers, s.Name, r.Number),
+				Hint: "if an older database was restored, stop the daemon and restore it again, with the packs that are there in the folder packs of data_dir; else name another folder or prefix",
+			}
+		}
+	}
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/witness/archive/store"
 )
 
 var wednesday = time.Date(2026, 9, 30, 12, 0, 0, 0, berlin)
@@ -241,5 +242,34 @@ func TestFailedByHand(t *testing.T) {
 	w.fail = nil
 	if err := w.make(); err != nil || w.archive.Status().Problem != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestNumberTwice: a destination that has a pack of another history under the number gets no second one.
+func TestNumberTwice(t *testing.T) {
+	w := newWorld(t, wednesday, newGrower(t, "tiles.test"))
+	if err := w.next(); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := w.archive.record(1)
+	folder := t.TempDir()
+	d, err := store.NewDirectory(store.DirectoryConfig{Path: folder})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := filepath.Join(folder, "understudy-evidence-000001-2026-09-28.tar")
+	if err := os.WriteFile(other, []byte("a pack"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.archive.deliverOne(t.Context(), d, r); !errors.Is(err, store.ErrDiffers) || !strings.Contains(err.Error(), "has number 1, too") {
+		t.Errorf("stored beside it: %v", err)
+	}
+	if err := os.Remove(other); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := w.archive.deliverOne(t.Context(), d, r); err != nil {
+			t.Error(err)
+		}
 	}
 }
