@@ -211,7 +211,9 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 	if total < first-1 {
 		return fmt.Errorf("the database has %d rows of its archive, and the last pack ended with row %d: an older database was restored; put the packs that were made since into %s and start again", total, first-1, b.a.cfg.Dir)
 	}
-	var lines bytes.Buffer
+	if err := b.spool.begin(); err != nil {
+		return err
+	}
 	strange := 0 // cosignatures of which the key is not known
 	add := func(r storage.ArchiveRow) error {
 		if r.Previous != hash {
@@ -230,7 +232,9 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 		if r.Number == first && b.a.changedKeys(v.Origin, r.Checkpoint.Raw) {
 			b.m.Notes = append(b.m.Notes, fmt.Sprintf("The keys of %q were changed: its first checkpoint here is signed by one that the maker does not have any more. Verify with the keys of that time as well.", v.Origin))
 		}
-		lines.Write(row)
+		if err := b.spool.line(row); err != nil {
+			return err
+		}
 		hash, v.log.Rows.Last = r.Hash(v.Origin), r.Number
 		if moves(r, base) {
 			base = headOf(r.Checkpoint.Head, true)
@@ -264,10 +268,8 @@ func (b *builder) rows(ctx context.Context, v *logView) error {
 	}
 	v.newer = total - v.log.Rows.Last
 	v.log.After = Place{RowHash: Hex(hash), Newest: base}
-	if lines.Len() == 0 {
-		return nil
-	}
-	return b.spool.add(v.log.Folder+"/checkpoints.jsonl", lines.Bytes())
+	b.spool.end(v.log.Folder + "/checkpoints.jsonl")
+	return nil
 }
 
 // later returns when a checkpoint was last seen; what came from a copy, or was pushed, vouches for no

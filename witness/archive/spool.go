@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -16,14 +17,17 @@ import (
 // spool gathers the files of a pack in one temporary file, in any order: their hashes have to be
 // in the manifest, which stands in front of them.
 type spool struct {
+	dir   string
 	f     *os.File
 	w     *bufio.Writer
 	size  int64
 	files []spooled
+	long  *longFiles // nil if there are none
 }
 
 type spooled struct {
 	File
+	in     *os.File
 	offset int64
 }
 
@@ -33,7 +37,7 @@ func newSpool(dir string) (*spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &spool{f: f, w: bufio.NewWriterSize(f, 1<<20)}, nil
+	return &spool{dir: dir, f: f, w: bufio.NewWriterSize(f, 1<<20)}, nil
 }
 
 // temporary is what the names of unfinished files look like; they are removed at a start.
@@ -44,9 +48,45 @@ func (s *spool) add(name string, content []byte) error {
 	if _, err := s.w.Write(content); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	s.files = append(s.files, spooled{File{name, int64(len(content)), sha256.Sum256(content)}, s.size})
+	s.files = append(s.files, spooled{File{name, int64(len(content)), sha256.Sum256(content)}, s.f, s.size})
 	s.size += int64(len(content))
 	return nil
+}
+
+// longFiles are files that are written line by line while others are added, one after the other.
+type longFiles struct {
+	f          *os.File
+	w          *bufio.Writer
+	hash       hash.Hash // of the one that is written
+	start, end int64     // where it is
+}
+
+// begin begins a long file.
+func (s *spool) begin() error {
+	if s.long == nil {
+		f, err := os.CreateTemp(s.dir, temporary)
+		if err != nil {
+			return err
+		}
+		s.long = &longFiles{f: f, w: bufio.NewWriterSize(f, 1<<20)}
+	}
+	s.long.hash, s.long.start = sha256.New(), s.long.end
+	return nil
+}
+
+// line writes a line of the long file that was begun.
+func (s *spool) line(line []byte) error {
+	s.long.hash.Write(line)
+	s.long.end += int64(len(line))
+	_, err := s.long.w.Write(line)
+	return err
+}
+
+// end adds the long file, unless nothing was written.
+func (s *spool) end(name string) {
+	if l := s.long; l.end > l.start {
+		s.files = append(s.files, spooled{File{name, l.end - l.start, Hex(l.hash.Sum(nil))}, l.f, l.start})
+	}
 }
 
 // sorted returns the files in the order of a pack.
@@ -60,33 +100,37 @@ func (s *spool) writeTo(w io.Writer, mtime time.Time, front []fileContent) error
 	if err := s.w.Flush(); err != nil {
 		return err
 	}
+	if s.long != nil {
+		if err := s.long.w.Flush(); err != nil {
+			return err
+		}
+	}
 	t := newTarWriter(w, mtime)
 	for _, f := range front {
 		if err := t.add(f.name, int64(len(f.content)), bytes.NewReader(f.content)); err != nil {
 			return err
 		}
 	}
-	var content []byte
 	for _, f := range s.sorted() {
-		if int64(cap(content)) < f.Size {
-			content = make([]byte, f.Size)
-		}
-		content = content[:f.Size]
-		if _, err := s.f.ReadAt(content, f.offset); err != nil {
+		read := sha256.New()
+		if err := t.add(f.Name, f.Size, io.TeeReader(io.NewSectionReader(f.in, f.offset, f.Size), read)); err != nil {
 			return fmt.Errorf("read %s back: %w", f.Name, err)
 		}
-		if sha256.Sum256(content) != [32]byte(f.Hash) {
+		if Hex(read.Sum(nil)) != f.Hash {
 			return fmt.Errorf("read %s back: it is not what was written: look after the disk", f.Name)
-		}
-		if err := t.add(f.Name, f.Size, bytes.NewReader(content)); err != nil {
-			return err
 		}
 	}
 	return t.close()
 }
 
-// remove removes the temporary file.
-func (s *spool) remove() error { return errors.Join(s.f.Close(), os.Remove(s.f.Name())) }
+// remove removes the temporary files.
+func (s *spool) remove() error {
+	err := errors.Join(s.f.Close(), os.Remove(s.f.Name()))
+	if s.long != nil {
+		err = errors.Join(err, s.long.f.Close(), os.Remove(s.long.f.Name()))
+	}
+	return err
+}
 
 // sweep removes what a crash left in dir.
 func sweep(dir string) error {
