@@ -85,15 +85,23 @@ Exit codes: 0 listed; 2 could not ask.`,
 			}); err != nil {
 				return err
 			}
+			packs := packsOf(answer)
+			problem := ""
+			if answer.Failing {
+				problem = "its daemon says why"
+			}
+			if server == "" {
+				problem = explainPacks(ctx, c, packs, problem)
+			}
 			if format == "json" {
-				data, err := encode(packsOf(answer))
+				data, err := encode(packs)
 				if err != nil {
 					return err
 				}
 				_, err = cmd.OutOrStdout().Write(data)
 				return err
 			}
-			return writePacks(cmd.OutOrStdout(), answer)
+			return writePacks(cmd.OutOrStdout(), answer, packs, problem)
 		},
 	}
 	cmd.Flags().StringVar(&server, "server", "", "`ADDRESS` of a server's gRPC API (default: listen.grpc of the configuration)")
@@ -138,18 +146,39 @@ func packsOf(answer *understudyv1.ListPacksResponse) []packJSON {
 			j.Stored = append(j.Stored, of)
 		}
 		for _, f := range p.Failures {
-			j.Failures[f.Destination] = f.Text
+			j.Failures[f.Destination] = fmt.Sprintf("tried %s since %s", count(uint64(f.Tries), "time", "times"), f.Since.AsTime().Format(time.RFC3339))
 		}
 		packs = append(packs, j)
 	}
 	return packs
 }
 
-func writePacks(w io.Writer, answer *understudyv1.ListPacksResponse) error {
+// explainPacks adds what the daemon tells its operator alone: why packs cannot be stored, or made.
+func explainPacks(ctx context.Context, c *Config, packs []packJSON, problem string) string {
+	var own []archive.PackStatus
+	if askDaemon(ctx, c, "/packs", nil, &own) != nil {
+		return problem
+	}
+	for _, p := range own {
+		for i := range packs {
+			for name, f := range p.Failures {
+				if packs[i].Number == p.Number {
+					packs[i].Failures[name] = oneLine(errors.New(f.Text))
+				}
+			}
+		}
+	}
+	if s, err := daemonStatus(ctx, c); err == nil && s.Archive != nil && s.Archive.Problem != nil {
+		problem = s.Archive.Problem.Text
+	}
+	return problem
+}
+
+func writePacks(w io.Writer, answer *understudyv1.ListPacksResponse, packs []packJSON, problem string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NUMBER\tFROM\tTO\tSIZE\tTIME-STAMP\tSTORED")
 	const day = "2006-01-02 15:04"
-	for _, p := range packsOf(answer) {
+	for _, p := range packs {
 		stored := ""
 		for _, d := range p.Stored {
 			stored += ", " + d.Destination
@@ -172,8 +201,8 @@ func writePacks(w io.Writer, answer *understudyv1.ListPacksResponse) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nThe next period ends at %s. Packs are signed by %s\n", answer.Next.AsTime().Format(time.RFC3339), answer.Key)
-	if answer.Problem != "" {
-		fmt.Fprintf(w, "The pack that is due cannot be made: %s\n", answer.Problem)
+	if problem != "" {
+		fmt.Fprintf(w, "The pack that is due cannot be made: %s\n", problem)
 	}
 	return nil
 }

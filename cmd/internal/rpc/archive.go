@@ -47,10 +47,7 @@ func (s *archiveService) ListPacks(_ context.Context, in *understudyv1.ListPacks
 		return nil, statusOf(codes.FailedPrecondition, reasonNoArchive, noArchiveMessage, nil)
 	}
 	st := s.archive.Status()
-	out := &understudyv1.ListPacksResponse{Key: st.Key, Next: timestamppb.New(st.Next)}
-	if st.Problem != nil {
-		out.Problem = st.Problem.Text
-	}
+	out := &understudyv1.ListPacksResponse{Key: st.Key, Next: timestamppb.New(st.Next), Failing: st.Problem != nil}
 	for _, p := range s.archive.Packs() {
 		if p.Number >= in.GetFromNumber() {
 			out.Packs = append(out.Packs, packMessage(p))
@@ -74,7 +71,7 @@ func packMessage(p archive.PackStatus) *understudyv1.Pack {
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.Failures)) {
 		f := p.Failures[name]
-		out.Failures = append(out.Failures, &understudyv1.PackFailure{Destination: name, Since: timestamppb.New(f.Since), Tries: uint32(f.Tries), Text: strings.ToValidUTF8(f.Text, "")})
+		out.Failures = append(out.Failures, &understudyv1.PackFailure{Destination: name, Since: timestamppb.New(f.Since), Tries: uint32(f.Tries)})
 	}
 	return out
 }

@@ -141,7 +141,7 @@ func TestArchiveService(t *testing.T) {
 		}
 	}
 	list, err := client.ListPacks(t.Context(), &understudyv1.ListPacksRequest{FromNumber: 2})
-	if err != nil || len(list.Packs) != 1 || list.Packs[0].Number != 2 || list.Key != vkey || list.Problem != "" {
+	if err != nil || len(list.Packs) != 1 || list.Packs[0].Number != 2 || list.Key != vkey || list.Failing {
 		t.Fatalf("packs: %v, %v", list, err)
 	}
 	for _, number := range []uint64{0, 1, 2} {

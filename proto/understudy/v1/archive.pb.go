@@ -44,7 +44,7 @@ type Pack struct {
 	Stamped bool `protobuf:"varint,9,opt,name=stamped,proto3" json:"stamped,omitempty"`
 	// Where it is stored beside the data directory.
 	Deliveries []*PackDelivery `protobuf:"bytes,10,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
-	// Why it is not stored at a destination yet.
+	// Where it could not be stored yet.
 	Failures      []*PackFailure `protobuf:"bytes,11,rep,name=failures,proto3" json:"failures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -237,13 +237,13 @@ func (x *PackDelivery) GetLegalHold() bool {
 	return false
 }
 
-// PackFailure is why a pack is not stored at a destination yet; it is tried again.
+// PackFailure says that a pack could not be stored at a destination yet; it is tried again. Why is
+// for the operator.
 type PackFailure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Destination   string                 `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
 	Tries         uint32                 `protobuf:"varint,3,opt,name=tries,proto3" json:"tries,omitempty"`
-	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,13 +299,6 @@ func (x *PackFailure) GetTries() uint32 {
 	return 0
 }
 
-func (x *PackFailure) GetText() string {
-	if x != nil {
-		return x.Text
-	}
-	return ""
-}
-
 type ListPacksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Lists packs from this number on; 0: all.
@@ -358,8 +351,8 @@ type ListPacksResponse struct {
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// End of the next period.
 	Next *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=next,proto3" json:"next,omitempty"`
-	// Why the pack that is due cannot be made; empty: nothing is wrong.
-	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The pack that is due cannot be made; why is for the operator.
+	Failing       bool `protobuf:"varint,4,opt,name=failing,proto3" json:"failing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,11 +408,11 @@ func (x *ListPacksResponse) GetNext() *timestamppb.Timestamp {
 	return nil
 }
 
-func (x *ListPacksResponse) GetProblem() string {
+func (x *ListPacksResponse) GetFailing() bool {
 	if x != nil {
-		return x.Problem
+		return x.Failing
 	}
-	return ""
+	return false
 }
 
 type GetPackRequest struct {
@@ -805,12 +798,11 @@ const file_proto_understudy_v1_archive_proto_rawDesc = "" +
 	"\fretain_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vretainUntil\x12\x12\n" +
 	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x1d\n" +
 	"\n" +
-	"legal_hold\x18\x05 \x01(\bR\tlegalHold\"\x8b\x01\n" +
+	"legal_hold\x18\x05 \x01(\bR\tlegalHold\"w\n" +
 	"\vPackFailure\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
-	"\x05tries\x18\x03 \x01(\rR\x05tries\x12\x12\n" +
-	"\x04text\x18\x04 \x01(\tR\x04text\"3\n" +
+	"\x05tries\x18\x03 \x01(\rR\x05tries\"3\n" +
 	"\x10ListPacksRequest\x12\x1f\n" +
 	"\vfrom_number\x18\x01 \x01(\x04R\n" +
 	"fromNumber\"\x9a\x01\n" +
@@ -818,7 +810,7 @@ const file_proto_understudy_v1_archive_proto_rawDesc = "" +
 	"\x05packs\x18\x01 \x03(\v2\x13.understudy.v1.PackR\x05packs\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12.\n" +
 	"\x04next\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x12\x18\n" +
-	"\aproblem\x18\x04 \x01(\tR\aproblem\"(\n" +
+	"\afailing\x18\x04 \x01(\bR\afailing\"(\n" +
 	"\x0eGetPackRequest\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\"N\n" +
 	"\x0fGetPackResponse\x12'\n" +
