@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"filippo.io/mldsa"
 	formats "github.com/transparency-dev/formats/note"
@@ -37,6 +38,9 @@ type Key struct {
 // GenerateKey makes a key: the private one, PRIVATE+KEY+<name>+<hash>+<base64>, and the
 // verifier key for cosignatures under it. algorithm is Ed25519 or MLDSA44.
 func GenerateKey(name, algorithm string) (private, vkey string, err error) {
+	if name == "" || strings.ContainsFunc(name, unicode.IsSpace) || strings.Contains(name, "+") {
+		return "", "", fmt.Errorf("make key %q: a name has no spaces and no +, such as witness.example.com/w1", name)
+	}
 	switch algorithm {
 	case Ed25519:
 		if private, vkey, err = note.GenerateKey(rand.Reader, name); err != nil {

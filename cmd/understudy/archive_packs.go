@@ -19,6 +19,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/understudy-log/understudy/cmd/internal/rest"
 	"github.com/understudy-log/understudy/cmd/internal/rpc"
@@ -52,7 +54,16 @@ func askArchive(ctx context.Context, c *Config, server string, f func(understudy
 	if err != nil {
 		return err
 	}
-	return errors.Join(explainAnswer(f(understudyv1.NewArchiveServiceClient(conn))), closeConn())
+	return errors.Join(explainAnswer(plain(f(understudyv1.NewArchiveServiceClient(conn)))), closeConn())
+}
+
+// plain is what a server refused, without the words of gRPC.
+func plain(err error) error {
+	s, ok := status.FromError(err)
+	if ok && (s.Code() == codes.NotFound || s.Code() == codes.FailedPrecondition || s.Code() == codes.Unavailable && len(s.Details()) > 0) {
+		return errors.New(s.Message())
+	}
+	return err
 }
 
 func newArchiveListCommand() *cobra.Command {

@@ -88,7 +88,7 @@ func (s *archiveService) GetPack(in *understudyv1.GetPackRequest, out grpc.Serve
 	f, p, err := s.archive.Pack(number)
 	switch {
 	case errors.Is(err, archive.ErrNoPack):
-		return statusOf(codes.NotFound, mirror.ReasonNotFound, err.Error()+": ListPacks names those that there are", nil)
+		return statusOf(codes.NotFound, mirror.ReasonNotFound, err.Error()+"; \"understudy archive list\" shows them", nil)
 	case err != nil:
 		s.logger.Error("an evidence pack cannot be read", "number", number, "error", err)
 		return statusOf(codes.Unavailable, reasonPackMissing, "the file of this pack cannot be read here; it may be at one of its destinations", nil)
