@@ -71,7 +71,7 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 		return err
 	}
 	if c.Witness != nil {
-		logs, err := c.witnessLogs()
+		logs, _, err := c.witnessLogs()
 		if err != nil {
 			return err
 		}

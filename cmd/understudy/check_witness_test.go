@@ -57,11 +57,11 @@ func TestLogListNamesNoFiles(t *testing.T) {
 	key := synthetic.Ed25519("log.example/a", 1).Verifier()
 	file := write("a+b", key)
 	c := &Config{DataDir: dir, Witness: &WitnessConfig{Keys: []string{"w1.key"}, LogList: write("list", fmt.Sprintf("logs/v0\nvkey %s\n", file))}}
-	if logs, err := c.witnessLogs(); err == nil {
+	if logs, skipped, err := c.witnessLogs(); err != nil || len(skipped) != 1 || len(logs) != 0 {
 		t.Errorf("logs %v", logs)
 	}
 	c.Witness.LogList = write("list", fmt.Sprintf("logs/v0\nvkey %s\n", key))
-	if logs, err := c.witnessLogs(); err != nil || len(logs) != 1 || logs[0].Origin != "log.example/a" {
+	if logs, _, err := c.witnessLogs(); err != nil || len(logs) != 1 || logs[0].Origin != "log.example/a" {
 		t.Errorf("logs %v, %v", logs, err)
 	}
 }

@@ -57,7 +57,7 @@ func TestConfigWitness(t *testing.T) {
 		return key
 	}
 	a, b, c, mirrored := vkey("a.test"), vkey("b.test"), vkey("c.test"), vkey("a.example")
-	list := "logs/v0\nvkey " + b + "\norigin the log b\nqpd 24\nvkey " + a + "\norigin none\nvkey " + mirrored + "\norigin none\n"
+	list := "logs/v0\nvkey " + b + "\norigin the log b\nqpd 24\nvkey " + a + "\norigin none\nvkey " + mirrored + "\norigin none\nvkey d.test+00000000+/w==\n"
 	if err := os.WriteFile(filepath.Join(dir, "list"), []byte(list), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -69,9 +69,9 @@ func TestConfigWitness(t *testing.T) {
 	if config.Witness.Keys[0] != filepath.Join(dir, "w.key") {
 		t.Errorf("key file %s", config.Witness.Keys[0])
 	}
-	logs, err := config.witnessLogs()
-	if err != nil {
-		t.Fatal(err)
+	logs, skipped, err := config.witnessLogs()
+	if err != nil || len(skipped) != 1 || !strings.Contains(skipped[0].Error(), "line 9 of the list") {
+		t.Fatal(skipped, err)
 	}
 	var origins []string
 	for _, l := range logs {
@@ -89,7 +89,7 @@ func TestConfigWitness(t *testing.T) {
 	} {
 		config, err := parseConfig(filepath.Join(dir, "c.yaml"), []byte("witness: {keys: [w.key], "+wrong.witness+"}\n"+oneLog))
 		if err == nil {
-			_, err = config.witnessLogs()
+			_, _, err = config.witnessLogs()
 		}
 		if err == nil || !strings.Contains(err.Error(), wrong.want) {
 			t.Errorf("%s: %v, want %s", wrong.witness, err, wrong.want)

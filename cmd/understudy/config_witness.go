@@ -71,9 +71,10 @@ func (c *Config) witnessKeys(files []string, key string) ([]*witness.Key, error)
 }
 
 // witnessLogs returns the logs that are only witnessed, each origin once. Those that are mirrored
-// are left out: their keys are known there.
-func (c *Config) witnessLogs() ([]WitnessLogConfig, error) {
-	logs, seen := []WitnessLogConfig(nil), map[string]bool{}
+// are left out: their keys are known there. skipped are logs of the list that cannot be witnessed:
+// others keep it, so what is new in it stops nothing.
+func (c *Config) witnessLogs() (logs []WitnessLogConfig, skipped []error, err error) {
+	seen := map[string]bool{}
 	for _, log := range c.Logs {
 		seen[log.Origin] = true
 	}
@@ -101,27 +102,27 @@ func (c *Config) witnessLogs() ([]WitnessLogConfig, error) {
 	}
 	for i, log := range c.Witness.Logs {
 		if err := add(log, false, "witness", "logs", i); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if c.Witness.LogList == "" {
-		return logs, nil
+		return logs, nil, nil
 	}
 	data, err := os.ReadFile(c.Witness.LogList)
 	if err != nil {
-		return nil, c.mistake(err.Error(), "witness", "log_list")
+		return nil, nil, c.mistake(err.Error(), "witness", "log_list")
 	}
 	listed, err := witness.ParseLogList(data)
 	if err != nil {
-		return nil, c.mistake(fmt.Sprintf("%s: %v", c.Witness.LogList, err), "witness", "log_list")
+		return nil, nil, c.mistake(fmt.Sprintf("%s: %v", c.Witness.LogList, err), "witness", "log_list")
 	}
 	for _, l := range listed {
 		if seen[l.Origin] {
 			continue // of a list that others keep; what the configuration says counts
 		}
 		if err := add(WitnessLogConfig{Origin: l.Origin, PublicKey: l.VKey}, true, "witness", "log_list"); err != nil {
-			return nil, fmt.Errorf("%w (line %d of the list)", err, l.Line)
+			skipped = append(skipped, fmt.Errorf("%w (line %d of the list)", err, l.Line))
 		}
 	}
-	return logs, nil
+	return logs, skipped, nil
 }

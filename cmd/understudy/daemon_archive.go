@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/understudy-log/understudy/mirror/trust"
@@ -30,6 +33,9 @@ func (d *daemon) openArchive(ctx context.Context) error {
 	var err error
 	if cfg.Signer, cfg.VKey, err = d.config.archiveKey(); err != nil {
 		return err
+	}
+	if d.witness != nil && slices.ContainsFunc(d.witness.VKeys(), func(vkey string) bool { return sameKey(vkey, cfg.VKey) }) {
+		return d.config.mistake("the key of the archive is that of a cosigner: what they say differs, so each needs a key of its own", "archive", "key")
 	}
 	if cfg.Schedule, err = calendar.Parse(a.Schedule, a.TimeZone); err != nil {
 		return d.config.mistake(err.Error(), "archive")
@@ -62,6 +68,19 @@ func (d *daemon) openArchive(ctx context.Context) error {
 		return fmt.Errorf("evidence packs: %w", err)
 	}
 	return nil
+}
+
+// sameKey says whether two verifier keys are one key, whatever their names and types.
+func sameKey(a, b string) bool {
+	key := func(vkey string) string {
+		parts := strings.SplitN(vkey, "+", 3)
+		raw, err := base64.StdEncoding.DecodeString(parts[len(parts)-1])
+		if err != nil || len(raw) == 0 {
+			return vkey
+		}
+		return string(raw[1:])
+	}
+	return key(a) == key(b)
 }
 
 // sources are all logs of which anything is archived: those that are followed, those that are

@@ -27,9 +27,12 @@ func (d *daemon) openWitness() error {
 	if d.witness, err = witness.New(cfg); err != nil {
 		return d.config.mistake(err.Error(), "witness")
 	}
-	logs, err := d.config.witnessLogs()
+	logs, skipped, err := d.config.witnessLogs()
 	if err != nil {
 		return err
+	}
+	for _, err := range skipped {
+		d.logger.Warn("a log of the list is not witnessed", "error", err)
 	}
 	for _, log := range logs {
 		if _, mirrored := d.findWitnessed(log.Origin); mirrored { // a shard of a service, or a successor
