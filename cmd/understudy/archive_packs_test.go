@@ -34,21 +34,26 @@ func (l *liar) GetPack(_ *understudyv1.GetPackRequest, out grpc.ServerStreamingS
 	return nil
 }
 
-// TestExportOfLiar: what another server says is written nowhere but under the name of a pack, and
-// only if it is that.
-func TestExportOfLiar(t *testing.T) {
-	l := &liar{data: []byte("a pack")}
+// client returns a client of a server of l, which ends with the test.
+func (l *liar) client(t *testing.T) understudyv1.ArchiveServiceClient {
 	listener := bufconn.Listen(1 << 16)
 	server := grpc.NewServer()
 	understudyv1.RegisterArchiveServiceServer(server, l)
 	go server.Serve(listener) // ends with Stop
-	defer server.Stop()
+	t.Cleanup(server.Stop)
 	conn, err := grpc.NewClient("passthrough:///liar", grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	sum := sha256.Sum256(l.data)
+	t.Cleanup(func() { conn.Close() })
+	return understudyv1.NewArchiveServiceClient(conn)
+}
+
+// TestExportOfLiar: what another server says is written nowhere but under the name of a pack, and
+// only if it is that.
+func TestExportOfLiar(t *testing.T) {
+	data := []byte("a pack")
+	sum := sha256.Sum256(data)
 	const name = "understudy-evidence-000003-2026-10-05.tar"
 	for what, c := range map[string]struct {
 		pack    *understudyv1.Pack
@@ -66,9 +71,8 @@ func TestExportOfLiar(t *testing.T) {
 		"escapes":        {&understudyv1.Pack{Number: 3, Name: "\x1b[2J" + name, SizeBytes: 6, Sha256: sum[:]}, false, exitWrong},
 		"no end":         {&understudyv1.Pack{Number: 3, Name: name, SizeBytes: 6, Sha256: sum[:]}, true, exitWrong},
 	} {
-		l.pack, l.forever = c.pack, c.forever
 		dir := t.TempDir()
-		_, err := export(t.Context(), understudyv1.NewArchiveServiceClient(conn), 3, dir)
+		_, err := export(t.Context(), (&liar{pack: c.pack, data: data, forever: c.forever}).client(t), 3, dir)
 		if exitCode(err) != c.code {
 			t.Errorf("%s: %v", what, err)
 		}
