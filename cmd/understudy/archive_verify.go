@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -88,23 +87,7 @@ func (o *archiveVerifyOptions) verify(ctx context.Context, paths []string, out i
 	if err != nil {
 		return err
 	}
-	var inputs []archive.Input
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		if !info.Mode().IsRegular() {
-			return fmt.Errorf("%s is not a file: give the packs themselves", path)
-		}
-		inputs = append(inputs, archive.Input{Name: filepath.Base(path), File: f, Size: info.Size()})
-	}
-	report, err := archive.Verify(ctx, inputs, believed)
+	report, err := archive.VerifyFiles(ctx, paths, believed)
 	if err != nil {
 		return err
 	}

@@ -253,58 +253,10 @@ func parseConfig(name string, data []byte) (*Config, error) {
 		return nil, err
 	}
 	dir := filepath.Dir(name)
-	c.DataDir = relativeTo(dir, c.DataDir)
-	c.TrustedRoot = relativeTo(dir, c.TrustedRoot)
-	if c.TUF != nil {
-		c.TUF.Root = relativeTo(dir, c.TUF.Root)
-	}
-	if c.Trust != nil {
-		for _, path := range []*string{&c.Trust.Repository, &c.Trust.SnapshotKey, &c.Trust.TimestampKey, &c.Trust.PassphraseFile} {
-			if !isKMS(*path) {
-				*path = relativeTo(dir, *path)
-			}
-		}
-	}
-	if c.Archive != nil {
-		for _, path := range c.Archive.paths() {
-			*path = relativeTo(dir, *path)
-		}
-	}
-	if w := c.Witness; w != nil {
-		for _, files := range [][]string{w.Keys, w.MirrorKeys} {
-			for i, file := range files {
-				files[i] = relativeTo(dir, file)
-			}
-		}
-		w.LogList = relativeTo(dir, w.LogList)
-		for i := range w.Logs {
-			if key := &w.Logs[i].PublicKey; !isInlineKey(*key) {
-				*key = relativeTo(dir, *key)
-			}
-		}
-	}
-	for i := range c.Logs {
-		log := &c.Logs[i]
-		if !isInlineKey(log.PublicKey) {
-			log.PublicKey = relativeTo(dir, log.PublicKey)
-		}
-		for j, key := range log.PublicKeys {
-			if !isInlineKey(key) {
-				log.PublicKeys[j] = relativeTo(dir, key)
-			}
-		}
-		for j := range log.Watch {
-			log.Watch[j].PublicKey = relativeTo(dir, log.Watch[j].PublicKey)
-		}
+	for _, path := range c.paths() {
+		*path = relativeTo(dir, *path)
 	}
 	return c, nil
-}
-
-func relativeTo(dir, path string) string {
-	if path == "" || filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(dir, path)
 }
 
 // isInlineKey reports whether a public key is a key, not the name of its file.

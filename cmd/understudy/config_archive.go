@@ -114,7 +114,7 @@ func (c *Config) completeArchive() error {
 			return c.mistake("each destination is one of directory and s3", "archive", "destinations", i)
 		}
 		if d.S3 == nil {
-			if within(d.Directory, c.DataDir) {
+			if dir := filepath.Dir(c.name); within(relativeTo(dir, d.Directory), relativeTo(dir, c.DataDir)) {
 				return c.mistake("a destination in data_dir is lost together with it; name a folder of another disk", "archive", "destinations", i)
 			}
 			setDefault(&d.Name, d.Directory)
@@ -189,21 +189,6 @@ func (e *EvidenceConfig) want() (archive.Want, error) {
 	keys, _, err := rekor.QueryKeys(query)
 	w.Keys = keys
 	return w, err
-}
-
-// archivePaths are what in it is relative to the folder of the configuration.
-func (a *ArchiveConfig) paths() []*string {
-	paths := []*string{&a.Key}
-	if a.TSA != nil {
-		paths = append(paths, &a.TSA.Certificates)
-	}
-	for i := range a.Destinations {
-		paths = append(paths, &a.Destinations[i].Directory)
-		if s := a.Destinations[i].S3; s != nil {
-			paths = append(paths, &s.CredentialsFile)
-		}
-	}
-	return paths
 }
 
 // archiveKey reads the key that signs packs.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,20 @@ func TestConfigArchiveMistakes(t *testing.T) {
 		_, err := parseConfig("c.yaml", []byte(test.in))
 		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.HasPrefix(err.Error(), "c.yaml:") {
 			t.Errorf("%q:\n got %v\nwant c.yaml:%s", test.in, err, test.want)
+		}
+	}
+}
+
+// TestConfigDestinationInDataDir: a destination is not in data_dir, however both are written and
+// wherever the program is started.
+func TestConfigDestinationInDataDir(t *testing.T) {
+	dir := t.TempDir()
+	for _, data := range []string{"data", filepath.Join(dir, "data")} {
+		for destination, wrong := range map[string]bool{"data": true, "data/packs": true, "./x/../data": true, filepath.Join(dir, "data", "packs"): true, "packs": false, "data2": false} {
+			_, err := parseConfig(filepath.Join(dir, "c.yaml"), fmt.Appendf(nil, "data_dir: %s\narchive: {key: a.key, destinations: [{directory: %s}]}\n%s", data, destination, oneLog))
+			if said := err != nil && strings.Contains(err.Error(), "a destination in data_dir is lost together with it"); said != wrong || err != nil && !said {
+				t.Errorf("data_dir %s, directory %s: %v", data, destination, err)
+			}
 		}
 	}
 }

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -282,6 +285,43 @@ func TestConfigPaths(t *testing.T) {
 	}
 	if c.Logs[0].StaleAfter != Duration(2*time.Hour) || c.Logs[1].StaleAfter != Duration(time.Hour) {
 		t.Errorf("stale_after %+v", c.Logs)
+	}
+}
+
+// TestConfigPathsAll: a path is relative to the configuration wherever it stands in it.
+func TestConfigPathsAll(t *testing.T) {
+	dir := t.TempDir()
+	c, err := parseConfig(filepath.Join(dir, "c.yaml"), []byte(`
+data_dir: here
+trusted_root: here
+tuf: {url: 'https://tuf.example', root: here}
+trust: {repository: here, snapshot_key: here, timestamp_key: 'awskms://here', passphrase_file: here}
+witness: {keys: [here], mirror_keys: [here], log_list: here, logs: [{public_key: here}]}
+archive:
+  key: here
+  tsa: {url: 'https://tsa.example', certificates: here}
+  destinations:
+    - {name: a, directory: ../there}
+    - {name: b, s3: {endpoint: 'https://s3.example', bucket: b, credentials_file: here}}
+logs:
+  - {name: a, source: rekor-v1, url: 'https://a.example', public_keys: [here], coverage: pinned, watch: [{public_key: here}]}
+  - {origin: b.example, url: 'https://b.example', public_key: here}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(text, []byte(`"here"`)); n != 0 {
+		t.Errorf("%d paths stayed as they were: %s", n, text)
+	}
+	if want := filepath.Join(filepath.Dir(dir), "there"); c.Archive.Destinations[0].Directory != want {
+		t.Errorf("destination %s, want %s", c.Archive.Destinations[0].Directory, want)
+	}
+	if n := bytes.Count(text, []byte(strconv.Quote(filepath.Join(dir, "here")))); n != 16 || !bytes.Contains(text, []byte(`"awskms://here"`)) {
+		t.Errorf("%d paths in %s", n, text)
 	}
 }
 

@@ -67,20 +67,7 @@ func (a *Archive) verifyOwn(ctx context.Context, name string, last record) (err 
 			paths = []string{a.path(last), name}
 		}
 	}
-	var inputs []Input
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		inputs = append(inputs, Input{Name: filepath.Base(path), File: f, Size: info.Size()})
-	}
-	report, err := Verify(ctx, inputs, Options{
+	report, err := VerifyFiles(ctx, paths, Options{
 		Log:       a.ownKeys,
 		Makers:    a.makers,
 		Timestamp: a.cfg.Timestamp,
@@ -97,7 +84,7 @@ func (a *Archive) verifyOwn(ctx context.Context, name string, last record) (err 
 	if report.FurtherErrors > 0 {
 		return errors.New(report.Errors[0].String())
 	}
-	if last.Number > 0 && len(inputs) == 1 && own.Number != last.Number+1 {
+	if last.Number > 0 && len(paths) == 1 && own.Number != last.Number+1 {
 		return fmt.Errorf("it is pack %d, and pack %d comes next", own.Number, last.Number+1)
 	}
 	return nil

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -116,6 +118,27 @@ type LogSummary struct {
 
 // maxRemarks is how many findings and how many errors a report names.
 const maxRemarks = 100
+
+// VerifyFiles is Verify of the packs in files.
+func VerifyFiles(ctx context.Context, paths []string, o Options) (*Report, error) {
+	var inputs []Input
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%s is not a file: give the packs themselves", path)
+		}
+		inputs = append(inputs, Input{Name: filepath.Base(path), File: f, Size: info.Size()})
+	}
+	return Verify(ctx, inputs, o)
+}
 
 // Verify verifies packs that follow each other, in the order of their numbers, as docs/evidence.md
 // says. It goes on after an error where that makes sense. The error is that of reading a pack, or of

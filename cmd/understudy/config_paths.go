@@ -1,0 +1,57 @@
+package main
+
+import "path/filepath"
+
+// paths are all names of files and folders in a configuration.
+func (c *Config) paths() []*string {
+	paths := []*string{&c.DataDir, &c.TrustedRoot}
+	list := func(names []string) {
+		for i := range names {
+			paths = append(paths, &names[i])
+		}
+	}
+	if c.TUF != nil {
+		paths = append(paths, &c.TUF.Root)
+	}
+	if t := c.Trust; t != nil {
+		paths = append(paths, &t.Repository, &t.SnapshotKey, &t.TimestampKey, &t.PassphraseFile)
+	}
+	if w := c.Witness; w != nil {
+		paths = append(paths, &w.LogList)
+		list(w.Keys)
+		list(w.MirrorKeys)
+		for i := range w.Logs {
+			paths = append(paths, &w.Logs[i].PublicKey)
+		}
+	}
+	if a := c.Archive; a != nil {
+		paths = append(paths, &a.Key)
+		if a.TSA != nil {
+			paths = append(paths, &a.TSA.Certificates)
+		}
+		for i := range a.Destinations {
+			paths = append(paths, &a.Destinations[i].Directory)
+			if s := a.Destinations[i].S3; s != nil {
+				paths = append(paths, &s.CredentialsFile)
+			}
+		}
+	}
+	for i := range c.Logs {
+		log := &c.Logs[i]
+		paths = append(paths, &log.PublicKey)
+		list(log.PublicKeys)
+		for j := range log.Watch {
+			paths = append(paths, &log.Watch[j].PublicKey)
+		}
+	}
+	return paths
+}
+
+// relativeTo returns path as it is from dir. A key that stands there itself, or in a key management
+// service, stays.
+func relativeTo(dir, path string) string {
+	if path == "" || filepath.IsAbs(path) || isInlineKey(path) || isKMS(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
