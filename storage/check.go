@@ -71,7 +71,7 @@ func (t *Tree) Check(ctx context.Context, o CheckOptions) (Report, error) {
 		}
 	}
 	defer noted()
-	for _, step := range []func(context.Context) error{c.head, c.checkpoints, c.archive, c.entries, c.promises, c.strays, c.leaves, c.searches, c.links, c.pins, c.pinLeaves, c.hints, c.receipts} {
+	for _, step := range []func(context.Context) error{c.head, c.checkpoints, c.archive, c.entries, c.promises, c.strays, c.leaves, c.searches, c.links, c.pins, c.pinLeaves, c.hints, c.beside} {
 		if err := step(ctx); errors.Is(err, errTooMany) {
 			return c.report, nil
 		} else if err != nil {

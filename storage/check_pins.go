@@ -136,29 +136,48 @@ func (c *checker) pinIndex(ctx context.Context, of index, fits func(p *Pin, key 
 	})
 }
 
-// receipts looks for receipts of what is not held, and for entries that have none while there
-// is one of an entry before.
-func (c *checker) receipts(ctx context.Context) error {
+// beside looks for receipts, audit rows and proposals of what is not held, and for entries that
+// have no receipt, or audit row, while there is one of an entry before. Proposals are not kept for
+// ever.
+func (c *checker) beside(ctx context.Context) error {
+	for _, of := range []struct {
+		kind  byte
+		name  string
+		place func(uint64) string
+		each  bool
+	}{
+		{keyReceipt, "receipts", receiptPlace, true},
+		{keyAudit, "audit rows", auditPlace, true},
+		{keyProposal, "proposals", proposalPlace, false},
+	} {
+		if err := c.besideOf(ctx, of.kind, of.name, of.place, of.each); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) besideOf(ctx context.Context, kind byte, name string, place func(uint64) string, each bool) error {
 	s := c.state
 	next, any := s.Head.Size, false
 	gap := func(end uint64) error {
-		for ; any && next < end; next++ {
-			if err := c.problem(receiptPlace(next), "is missing"); err != nil {
+		for ; each && any && next < end; next++ {
+			if err := c.problem(place(next), "is missing"); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	if err := c.walk(ctx, keyReceipt, func(key, _ []byte) error {
+	if err := c.walk(ctx, kind, func(key, _ []byte) error {
 		index, err := lastUint64(key)
 		if err != nil || len(key) != 17 {
-			return c.problem("receipts", "have a key of %d bytes", len(key))
+			return c.problem(name, "have a key of %d bytes", len(key))
 		}
 		if s.holds(index) != nil {
 			if c.o.Pace != nil {
 				return nil // committed meanwhile
 			}
-			return c.problem(receiptPlace(index), "is of an entry that is not held")
+			return c.problem(place(index), "is of an entry that is not held")
 		}
 		if err := gap(index); err != nil {
 			return err

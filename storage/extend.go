@@ -42,6 +42,10 @@ type Seal struct {
 	// Receipts are what the log promised about each entry beside its leaf, in the order of the
 	// entries: Rekor v1's signed entry timestamps. None: no receipts are kept.
 	Receipts [][]byte
+	// Proposals are what the entries were made of, and Audits say who appended them, in the same
+	// order: a log of our own keeps both beside its entries; see View.Proposal and View.Audits.
+	// None: none are kept; a nil proposal is not kept.
+	Proposals, Audits [][]byte
 }
 
 // verifyPrecedes proves that the tree of head equals that of next or is its prefix. An
@@ -110,6 +114,9 @@ func (t *Tree) Extend(entries [][]byte, seal func(next Head) (Seal, error)) (_ *
 	}
 	s.search = t.coverage(old, s)
 	if err := t.stageReceipts(b, old.Head.Size, len(entries), sealed.Receipts); err != nil {
+		return nil, fmt.Errorf("seal size %d: %w", next.Size, err)
+	}
+	if err := t.stageBeside(b, old.Head.Size, len(entries), &sealed); err != nil {
 		return nil, fmt.Errorf("seal size %d: %w", next.Size, err)
 	}
 	if err := table.ingest(); err != nil {

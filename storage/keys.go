@@ -27,6 +27,8 @@ import (
 //	p t <index 8>                       pin: a chosen entry with its proof; see pin.go
 //	l t <leaf hash, first 8> <index 8>  leaf index of pins, no value
 //	r t <index 8>                       receipt: what the log promised about an entry beside its leaf
+//	o t <index 8>                       proposal that an entry of our own log was made of; see beside.go
+//	u t <index 8>                       who appended that entry, and when
 //	k t <search key 16> <index 8>       search index, no value: the first half of the SHA-256
 //	                                    of a key that the entry has; see search.go
 //	x t <search key 16> <index 8>       the same for the further keys of a pin, no value
@@ -50,6 +52,8 @@ const (
 	keyPin         = 'p'
 	keyPinLeaf     = 'l'
 	keyReceipt     = 'r'
+	keyProposal    = 'o'
+	keyAudit       = 'u'
 	keySearch      = 'k'
 	keyHint        = 'x'
 	keyRecord      = 's'
