@@ -1,0 +1,204 @@
+package log
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/understudy-log/understudy/storage"
+)
+
+const (
+	// maxBack is how far the clock may be behind the time of the last entry, which later entries
+	// get then as well. Beyond it nothing is logged: certificates live for minutes, and a time that is
+	// made up would make a signature valid, or invalid, that was not.
+	maxBack = time.Minute
+	// drainTime is how long the last entries wait for witnesses when the log stops.
+	drainTime = 3 * time.Second
+)
+
+// Run sequences, publishes and forgets until ctx ends. Then it takes no more, sequences what waits,
+// and returns nil when everybody has an answer. It returns an error only if the disk failed.
+func (l *Log) Run(ctx context.Context) error {
+	defer close(l.drained)
+	sequenced := make(chan struct{})
+	var group errgroup.Group
+	group.Go(func() error {
+		defer close(sequenced)
+		l.sequence(ctx)
+		return nil
+	})
+	group.Go(func() error { return l.publishing(ctx, sequenced) })
+	group.Go(func() error { l.forgetting(ctx); return nil })
+	return group.Wait()
+}
+
+// sequence makes batches of what waits until ctx has ended and nothing waits any more.
+func (l *Log) sequence(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	stop := ctx.Done()
+	for {
+		batch, after := l.pool.take(l.cfg.BatchEntries, l.cfg.BatchWait)
+		if len(batch) > 0 {
+			l.sequenceBatch(batch)
+			continue
+		}
+		if stop == nil && after == 0 {
+			return
+		}
+		if after == 0 {
+			after = time.Hour
+		}
+		timer.Reset(after)
+		select {
+		case <-l.pool.wake:
+		case <-timer.C:
+		case <-stop:
+			stop = nil
+			l.pool.close()
+		}
+	}
+}
+
+// sequenceBatch gives every entry of a batch its index and makes all of them durable, or refuses them.
+func (l *Log) sequenceBatch(batch []*waiting) {
+	began := time.Now()
+	fresh, err := l.divide(batch)
+	if err == nil && len(fresh) > 0 {
+		_, err = l.extend(fresh)
+	}
+	if err != nil {
+		l.logger.Error("entries are refused; nothing of them is logged", "entries", len(fresh), "error", err)
+	}
+	for _, w := range batch {
+		if err != nil && !w.duplicate {
+			w.err = err
+		}
+	}
+	l.pool.forget(batch)
+	for _, w := range batch {
+		close(w.done)
+	}
+	l.cfg.Metrics.sequenced(l.cfg.Name, len(fresh), time.Since(began))
+	select {
+	case l.committed <- struct{}{}:
+	default:
+	}
+}
+
+// divide finds those of a batch that are in the tree already, and returns the others. Nobody else
+// makes the tree grow, so what is not in it now is not in it when it is extended.
+func (l *Log) divide(batch []*waiting) (fresh []*waiting, err error) {
+	view := l.tree.View()
+	defer view.Close()
+	for _, w := range batch {
+		if w.index, w.duplicate, err = view.Index(w.leaf); err != nil {
+			return nil, fmt.Errorf("look for an entry: %w", err)
+		}
+		if !w.duplicate {
+			fresh = append(fresh, w)
+		} else if w.promise, err = view.Receipt(w.index); err != nil {
+			return nil, fmt.Errorf("look for an entry: %w", err)
+		}
+	}
+	return fresh, nil
+}
+
+// extend adds entries to the tree with a signed checkpoint, in one durable commit. It is called by
+// Open, and then by sequence alone.
+func (l *Log) extend(fresh []*waiting) (*storage.State, error) {
+	if err := l.stoppedBy(); err != nil {
+		return nil, err
+	}
+	at, err := l.timeNow()
+	if err != nil {
+		return nil, err
+	}
+	start := l.tree.State().Head.Size
+	seal := storage.Seal{}
+	bodies := make([][]byte, len(fresh))
+	if len(fresh) > 0 {
+		seal.Proposals, seal.Audits = make([][]byte, len(fresh)), make([][]byte, len(fresh))
+	}
+	for i, w := range fresh {
+		bodies[i], seal.Proposals[i], seal.Audits[i] = w.Body, w.proposal, Audit{Time: at, Identity: w.Identity}.marshal()
+	}
+	if l.cfg.Promise != nil && len(fresh) > 0 {
+		if err := l.promise(fresh, start, at); err != nil {
+			return nil, err
+		}
+		seal.Receipts = make([][]byte, len(fresh))
+		for i, w := range fresh {
+			seal.Receipts[i] = w.promise
+		}
+	}
+	state, err := l.tree.Extend(bodies, func(next storage.Head) (storage.Seal, error) {
+		// A key in a key management service is asked over the network here. Nobody but this log
+		// waits for its tree, so no one else is held up.
+		var err error
+		seal.Checkpoint, err = l.sign(next)
+		return seal, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.lastTime = at
+	for i, w := range fresh {
+		w.index = start + uint64(i)
+	}
+	return state, nil
+}
+
+// promise makes the promises for entries that will get the indexes from start on, on all processors:
+// the signatures cost more than all else. They are worth nothing before the commit.
+func (l *Log) promise(fresh []*waiting, start uint64, at int64) error {
+	var next atomic.Int64
+	var running sync.WaitGroup
+	failed := make([]error, min(runtime.GOMAXPROCS(0), len(fresh)))
+	for worker := range failed {
+		running.Go(func() {
+			for i := int(next.Add(1) - 1); i < len(fresh) && failed[worker] == nil; i = int(next.Add(1) - 1) {
+				fresh[i].promise, failed[worker] = l.cfg.Promise(start+uint64(i), at, &fresh[i].Entry)
+			}
+		})
+	}
+	running.Wait()
+	for _, err := range failed {
+		if err != nil {
+			return fmt.Errorf("%w: promise: %w", ErrSigning, err)
+		}
+	}
+	return nil
+}
+
+// timeNow returns the time for the next entries, in Unix seconds: it never goes back.
+func (l *Log) timeNow() (int64, error) {
+	now := time.Now().Unix()
+	if back := l.lastTime - now; back > int64(maxBack.Seconds()) {
+		return 0, fmt.Errorf("%w: by %v; set it right", ErrClock, time.Duration(back)*time.Second)
+	}
+	return max(now, l.lastTime), nil
+}
+
+// timeOfLast returns the time that the last entry got.
+func (l *Log) timeOfLast() (at int64, err error) {
+	size := l.tree.State().Head.Size
+	if size == 0 {
+		return 0, nil
+	}
+	audit, err := l.Audit(size - 1)
+	return audit.Time, err
+}
+
+// stoppedBy returns why nothing is signed any more; nil while the log is well.
+func (l *Log) stoppedBy() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopped
+}
