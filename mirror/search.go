@@ -1,7 +1,6 @@
 package mirror
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -59,36 +58,16 @@ func (m *Mirror) search(ctx context.Context, keys []string, all bool) ([]SearchH
 	if m.shard != nil && a.PinsIndexed() {
 		covered.Pinned = m.shard.service.pins.status(m.shard).Count
 	}
-	keys = slices.Compact(slices.Sorted(slices.Values(keys)))
-	scans := make([]scan, len(keys))
-	for i, key := range keys {
-		scans[i].key = key
-		err := a.View.Search(key, func(index uint64) error {
-			if len(scans[i].indexes) == maxHits {
-				scans[i].cut = true
-				return errPageFull
-			}
-			scans[i].indexes = append(scans[i].indexes, index)
-			return ctx.Err()
-		})
-		if ctx.Err() != nil {
-			return nil, covered, ctx.Err()
-		}
-		if errors.Is(err, storage.ErrIndexing) {
-			return nil, covered, err
-		}
-		if err != nil && !errors.Is(err, errPageFull) {
-			return nil, covered, a.damaged(err)
-		}
-	}
-	indexes, err := union(scans), error(nil)
-	if all {
-		indexes, err = intersection(a.View, scans)
-	}
-	if err != nil {
+	indexes, err := a.View.SearchKeys(ctx, keys, all, maxHits)
+	switch {
+	case ctx.Err() != nil:
+		return nil, covered, ctx.Err()
+	case errors.Is(err, storage.ErrIndexing):
+		return nil, covered, err
+	case err != nil:
 		return nil, covered, a.damaged(err)
 	}
-	hits := make([]SearchHit, min(len(indexes), maxHits))
+	hits := make([]SearchHit, len(indexes))
 	for i := range hits {
 		hits[i] = SearchHit{Origin: m.cfg.Origin, Index: indexes[i]}
 		if hits[i].LeafHash, err = leafOf(a.View, indexes[i]); err != nil {
@@ -96,48 +75,6 @@ func (m *Mirror) search(ctx context.Context, keys []string, all bool) ([]SearchH
 		}
 	}
 	return hits, covered, nil
-}
-
-// scan is the entries that have one key, in order, at most maxHits; cut says that there are more.
-type scan struct {
-	key     string
-	indexes []uint64
-	cut     bool
-}
-
-// union returns the entries of all scans, in order.
-func union(scans []scan) (indexes []uint64) {
-	for _, s := range scans {
-		indexes = append(indexes, s.indexes...)
-	}
-	slices.Sort(indexes)
-	return slices.Compact(indexes)
-}
-
-// intersection returns the entries that have the keys of all scans, in order. It begins with a
-// scan that is complete, if there is one: then none is missed, however common the other keys.
-func intersection(v *storage.View, scans []scan) (indexes []uint64, err error) {
-	slices.SortFunc(scans, func(x, y scan) int { return cmp.Compare(len(x.indexes), len(y.indexes)) })
-	for i, s := range scans {
-		if i == 0 {
-			indexes = s.indexes
-			continue
-		}
-		kept := indexes[:0:0]
-		for _, index := range indexes {
-			_, has := slices.BinarySearch(s.indexes, index)
-			if !has && s.cut {
-				if has, err = v.HasKey(index, s.key); err != nil {
-					return nil, err
-				}
-			}
-			if has {
-				kept = append(kept, index)
-			}
-		}
-		indexes = kept
-	}
-	return indexes, nil
 }
 
 // leafOf returns the leaf hash of an entry that is held or pinned.
