@@ -45,6 +45,8 @@ type Config struct {
 	Witness *WitnessConfig `yaml:"witness"`
 	// Archive says when evidence packs are made; nil: none are.
 	Archive *ArchiveConfig `yaml:"archive"`
+	// Private is the private log; nil is none.
+	Private *PrivateConfig `yaml:"log"`
 	// StaleAfter is the checkpoint age from which answers are called stale.
 	StaleAfter Duration `yaml:"stale_after"`
 	// Contact stands in the User-Agent, so that the operator of an upstream can
@@ -63,6 +65,9 @@ type Listen struct {
 	HTTP  string `yaml:"http"`  // tiles, for everybody
 	GRPC  string `yaml:"grpc"`  // entries and proofs, for everybody
 	Admin string `yaml:"admin"` // metrics, health, backup, profiles: for the operator only
+	// LogV1 and LogV2 are those of the private log, one for each generation that it has.
+	LogV1 string `yaml:"log_v1"`
+	LogV2 string `yaml:"log_v2"`
 }
 
 // LogConfig is one log to mirror.
@@ -290,7 +295,7 @@ func (c *Config) complete() error {
 	if err := errors.Join(c.completeWitness(), c.completeArchive()); err != nil {
 		return err
 	}
-	if len(c.Logs) == 0 && (c.Witness == nil || len(c.Witness.Logs) == 0 && c.Witness.LogList == "") {
+	if len(c.Logs) == 0 && c.Private == nil && (c.Witness == nil || len(c.Witness.Logs) == 0 && c.Witness.LogList == "") {
 		return c.mistake("no log to mirror; \"logs\" must list at least one", "logs")
 	}
 	names, origins, services := map[string]bool{}, map[string]bool{}, 0
@@ -312,14 +317,17 @@ func (c *Config) complete() error {
 		}
 		names[log.Name], origins[log.Origin] = true, true
 	}
-	return nil
+	return c.completePrivate()
 }
 
 func (c *Config) completeListen() error {
 	seen := map[string]string{}
 	for _, l := range []struct{ key, address string }{
-		{"http", c.Listen.HTTP}, {"grpc", c.Listen.GRPC}, {"admin", c.Listen.Admin},
+		{"http", c.Listen.HTTP}, {"grpc", c.Listen.GRPC}, {"admin", c.Listen.Admin}, {"log_v1", c.Listen.LogV1}, {"log_v2", c.Listen.LogV2},
 	} {
+		if l.address == "" {
+			continue // only the others have a default
+		}
 		_, port, err := net.SplitHostPort(l.address)
 		if err == nil {
 			_, err = strconv.ParseUint(port, 10, 16)

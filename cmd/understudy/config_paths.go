@@ -36,6 +36,21 @@ func (c *Config) paths() []*string {
 			}
 		}
 	}
+	if p := c.Private; p != nil {
+		paths = append(paths, &p.PassphraseFile, &p.Proposals.Key)
+		if p.V1 != nil {
+			paths = append(paths, &p.V1.Key)
+		}
+		if p.V2 != nil {
+			paths = append(paths, &p.V2.Key, &p.V2.MLDSAKey)
+		}
+		if p.WitnessPolicy != nil {
+			paths = append(paths, &p.WitnessPolicy.File)
+		}
+		if t := p.Access.TLS; t != nil {
+			paths = append(paths, &t.Certificate, &t.Key, &t.ClientCA)
+		}
+	}
 	for i := range c.Logs {
 		log := &c.Logs[i]
 		paths = append(paths, &log.PublicKey)

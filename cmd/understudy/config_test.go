@@ -27,7 +27,7 @@ func TestConfigMistakes(t *testing.T) {
 		{oneLog + "    pol: 5s\n", `5:5: unknown key "pol"; did you mean "poll"?`},
 		{oneLog + "    Poll: 5s\n", `5:5: unknown key "Poll"; did you mean "poll"?`},
 		{"listen: {htp: x}\n" + oneLog, `1:10: unknown key "htp"; did you mean "http"?`},
-		{"poll: 5s\n" + oneLog, `1:1: unknown key "poll"; known here: data_dir, listen, trusted_root, tuf, trust, witness, archive, stale_after, contact, log_level, logs`},
+		{"poll: 5s\n" + oneLog, `1:1: unknown key "poll"; known here: data_dir, listen, trusted_root, tuf, trust, witness, archive, log, stale_after, contact, log_level, logs`},
 		{"{\n\t\"logs\": [\n\t\t{\"orign\": \"x\"}]}", `3:4: unknown key "orign"; did you mean "origin"?`},
 		{oneLog + "    poll: 5x\n", `5:11: "5x" is not a duration; write it like 5s, 10m or 24h`},
 		{oneLog + "    poll: 5\n", `5:11: "5" is not a duration; write it like 5s, 10m or 24h`},
@@ -183,7 +183,7 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.DataDir != filepath.Join("etc", "understudy-data") || c.Listen != (Listen{"127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:8082"}) || c.TrustedRoot != "" {
+	if c.DataDir != filepath.Join("etc", "understudy-data") || c.Listen != (Listen{HTTP: "127.0.0.1:8080", GRPC: "127.0.0.1:8081", Admin: "127.0.0.1:8082"}) || c.TrustedRoot != "" {
 		t.Errorf("got %+v", c)
 	}
 	want := LogConfig{Name: "a", Source: "tiles", URL: "https://a.example/api", Origin: "a.example", Coverage: "full",
@@ -303,6 +303,14 @@ archive:
   destinations:
     - {name: a, directory: ../there}
     - {name: b, s3: {endpoint: 'https://s3.example', bucket: b, credentials_file: here}}
+listen: {log_v1: '127.0.0.1:3000', log_v2: '127.0.0.1:3003'}
+log:
+  passphrase_file: here
+  v1: {host: r.example, tree_id: 1, key: here}
+  v2: {origin: s.example, key: here, mldsa_key: here}
+  proposals: {key: here}
+  witness_policy: {file: here}
+  access: {tls: {certificate: here, key: here, client_ca: here}, identities: [{name: a, certificate: a@b.example, roles: [read]}]}
 logs:
   - {name: a, source: rekor-v1, url: 'https://a.example', public_keys: [here], coverage: pinned, watch: [{public_key: here}]}
   - {origin: b.example, url: 'https://b.example', public_key: here}
@@ -320,7 +328,7 @@ logs:
 	if want := filepath.Join(filepath.Dir(dir), "there"); c.Archive.Destinations[0].Directory != want {
 		t.Errorf("destination %s, want %s", c.Archive.Destinations[0].Directory, want)
 	}
-	if n := bytes.Count(text, []byte(strconv.Quote(filepath.Join(dir, "here")))); n != 16 || !bytes.Contains(text, []byte(`"awskms://here"`)) {
+	if n := bytes.Count(text, []byte(strconv.Quote(filepath.Join(dir, "here")))); n != 25 || !bytes.Contains(text, []byte(`"awskms://here"`)) {
 		t.Errorf("%d paths in %s", n, text)
 	}
 }
