@@ -198,6 +198,9 @@ func TestCanonicalizeNeverFetches(t *testing.T) {
 			if !errors.As(err, &wrong) {
 				t.Errorf("%s with a URL at %v: %v, %s", kind, path, err, body)
 			}
+			if p, err := Propose(t.Context(), mustJSON(t, changed)); !errors.As(err, &wrong) {
+				t.Errorf("%s proposed with a URL at %v: %v, %v", kind, path, err, p)
+			}
 		}
 	}
 	if n := asked.Load(); n != 0 {

@@ -91,16 +91,21 @@ func (s *scanner) text() []byte {
 // decode reads base64 of at least one byte. What it stands for is good until the next call.
 func (s *scanner) decode() (encoded, decoded []byte) {
 	encoded = s.text()
+	decoded, ok := s.strict(encoded)
+	s.ok = ok && s.ok
+	return encoded, decoded
+}
+
+// strict decodes canonical base64 of at least one byte. The result is good until the scanner
+// decodes again.
+func (s *scanner) strict(encoded []byte) (decoded []byte, ok bool) {
 	// Line breaks, which the decoder passes over, are no JSON.
 	if len(encoded) == 0 || bytes.IndexByte(encoded, '\n') >= 0 || bytes.IndexByte(encoded, '\r') >= 0 {
-		s.ok = false
-		return nil, nil
+		return nil, false
 	}
 	var err error
-	if s.decoded, err = strict.AppendDecode(s.decoded[:0], encoded); err != nil {
-		s.ok = false
-	}
-	return encoded, s.decoded
+	s.decoded, err = strict.AppendDecode(s.decoded[:0], encoded)
+	return s.decoded, err == nil
 }
 
 func (s *scanner) digest(keys []string) []string {
