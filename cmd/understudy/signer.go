@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -84,16 +86,9 @@ func openSigner(ctx context.Context, ref string, p passphrases) (signature.Signe
 	if isKMS(ref) {
 		return openKMS(ctx, ref)
 	}
-	block, err := readPEM(ref)
+	block, err := readEncrypted(ref)
 	if err != nil {
 		return nil, err
-	}
-	switch block.Type {
-	case pemEncrypted:
-	case "PRIVATE KEY", "EC PRIVATE KEY":
-		return nil, fmt.Errorf("%s is not encrypted: encrypt it with \"openssl pkcs8 -topk8 -v2 aes-256-cbc\"", ref)
-	default:
-		return nil, fmt.Errorf("%s has a %s; it takes an %s", ref, block.Type, pemEncrypted)
 	}
 	passphrase, err := p.get(ref, false)
 	if err != nil {
@@ -108,6 +103,21 @@ func openSigner(ctx context.Context, ref string, p passphrases) (signature.Signe
 		return nil, fmt.Errorf("%s: %w", ref, err)
 	}
 	return signer, nil
+}
+
+// readEncrypted reads the file of a key that is encrypted.
+func readEncrypted(file string) (*pem.Block, error) {
+	block, err := readPEM(file)
+	if err != nil {
+		return nil, err
+	}
+	switch block.Type {
+	case pemEncrypted:
+		return block, nil
+	case "PRIVATE KEY", "EC PRIVATE KEY":
+		return nil, fmt.Errorf("%s is not encrypted: encrypt it with \"openssl pkcs8 -topk8 -v2 aes-256-cbc\"", file)
+	}
+	return nil, fmt.Errorf("%s has a %s; it takes an %s", file, block.Type, pemEncrypted)
 }
 
 // decrypt reads encrypted PKCS #8. The library expects whole blocks.
@@ -165,18 +175,24 @@ var keyCost = pkcs8.ScryptOpts{SaltSize: 16, CostParameter: 1 << 14, BlockSize: 
 // makeKey makes an ECDSA key on P-256 and writes it, encrypted, with its public key beside it. It
 // never overwrites a file.
 func makeKey(file string, p passphrases) (signature.Signer, error) {
-	if _, err := os.Stat(file); err == nil {
-		return nil, fmt.Errorf("%s is there already, and is not overwritten: give it by a flag if it is to be used, or move it away if no repository has it", file)
-	}
-	passphrase, err := p.get(file, true)
-	if err != nil {
-		return nil, err
-	}
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	der, err := pkcs8.MarshalPrivateKey(private, passphrase, &pkcs8.Opts{Cipher: pkcs8.AES256CBC, KDFOpts: keyCost})
+	return keepKey(file, private, p)
+}
+
+// makeEd25519Key makes an Ed25519 key, as makeKey does.
+func makeEd25519Key(file string, p passphrases) (signature.Signer, error) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return keepKey(file, private, p)
+}
+
+func keepKey(file string, private crypto.Signer, p passphrases) (signature.Signer, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		return nil, err
 	}
@@ -184,13 +200,31 @@ func makeKey(file string, p passphrases) (signature.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writeSecret(file, pem.EncodeToMemory(&pem.Block{Type: pemEncrypted, Bytes: der})); err != nil {
+	if err := saveKey(file, der, public, p); err != nil {
 		return nil, err
 	}
-	if err := writeKeyFile(file+".pub", public, 0o644); err != nil {
-		return nil, errors.Join(err, os.Remove(file)) // nobody has it yet
-	}
 	return signature.LoadSigner(private, crypto.SHA256)
+}
+
+// saveKey writes the PrivateKeyInfo of a new key, encrypted, and its public half beside it.
+func saveKey(file string, der, public []byte, p passphrases) error {
+	if _, err := os.Stat(file); err == nil {
+		return fmt.Errorf("%s is there already, and is not overwritten: give it by a flag if it is to be used, or move it away if no repository has it", file)
+	}
+	passphrase, err := p.get(file, true)
+	if err != nil {
+		return err
+	}
+	if der, err = encryptPKCS8(der, passphrase); err != nil {
+		return err
+	}
+	if err := writeSecret(file, pem.EncodeToMemory(&pem.Block{Type: pemEncrypted, Bytes: der})); err != nil {
+		return err
+	}
+	if err := writeKeyFile(file+".pub", public, 0o644); err != nil {
+		return errors.Join(err, os.Remove(file)) // nobody has it yet
+	}
+	return nil
 }
 
 // writeSecret writes a new file, durably, that only its owner can read.
