@@ -12,6 +12,7 @@ import (
 	trustroot "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // SigningLogs says in which logs a SigningConfig has its users log.
@@ -61,10 +62,15 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 			b.TsaUrls = append(b.TsaUrls, tsa)
 		}
 	}
-	b.TsaUrls = slices.DeleteFunc(b.TsaUrls, func(s *trustroot.Service) bool { // it is over
+	b.TsaUrls = slices.DeleteFunc(b.TsaUrls, func(s *trustroot.Service) bool {
 		end := s.GetValidFor().GetEnd()
-		return end != nil && end.AsTime().Before(now)
+		if over := end != nil && end.AsTime().Before(now); !over {
+			return false
+		}
+		notes = append(notes, fmt.Sprintf("the time-stamping authority %s is not listed: it ended at %s", s.GetUrl(), end.AsTime().Format(time.RFC3339)))
+		return true
 	})
+	timed := len(validAt(b.GetTsaUrls(), now)) > 0
 	if b.TsaConfig == nil {
 		b.TsaConfig = o.GetTsaConfig()
 	}
@@ -80,17 +86,19 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 	switch logs {
 	case SigningFallback:
 		b.RekorTlogUrls = o.GetRekorTlogUrls()
-		if v1 := slices.DeleteFunc(slices.Clone(b.RekorTlogUrls), func(s *trustroot.Service) bool { return s.GetMajorApiVersion() != 1 }); len(validAt(b.GetTsaUrls(), now)) == 0 && len(validAt(v1, now)) > 0 && len(v1) < len(b.RekorTlogUrls) {
+		if v1 := slices.DeleteFunc(slices.Clone(b.RekorTlogUrls), func(s *trustroot.Service) bool { return s.GetMajorApiVersion() != 1 }); !timed && len(validAt(v1, now)) > 0 && len(v1) < len(b.RekorTlogUrls) {
 			b.RekorTlogUrls = v1
 			notes = append(notes, "only our log of API version 1 is listed: one of version 2 gives no time, and no time-stamping authority is listed")
 		}
 		b.RekorTlogConfig = selecting(o.GetRekorTlogConfig())
 	case SigningAlways:
-		version, dropped, err := dual(b, o, now)
-		if err != nil {
+		version, untimed, dropped, err := dual(b, o, timed, now)
+		switch {
+		case err != nil:
 			return nil, nil, err
-		}
-		if dropped > 0 {
+		case untimed:
+			notes = append(notes, "only logs of API version 1 are listed: those of version 2 give no time, and no time-stamping authority is listed")
+		case dropped > 0:
 			notes = append(notes, fmt.Sprintf("only logs of API version %d are listed: two logs of different versions are never both used", version))
 		}
 	default:
@@ -124,8 +132,10 @@ func CombineSigning(base, ours []byte, logs SigningLogs, now time.Time) (config 
 	if len(needed) > 0 {
 		return nil, nil, fmt.Errorf("clients would not use our log of %s: its API version is lower than that of another one", strings.Join(slices.Sorted(maps.Keys(needed)), ", "))
 	}
-	if v2 && len(validAt(b.GetTsaUrls(), now)) == 0 {
+	if v2 && !timed {
 		notes = append(notes, "a Rekor v2 log gives no time, and no time-stamping authority is listed: signing with short-lived certificates will fail; add a time-stamping authority, or use a log of API version 1")
+	} else if later := now.Add(endsSoon); v2 && len(validAt(b.GetTsaUrls(), later)) == 0 {
+		notes = append(notes, fmt.Sprintf("a Rekor v2 log gives no time, and no time-stamping authority that is listed goes on until %s: signing with short-lived certificates will fail then", later.Format(time.RFC3339)))
 	}
 	return append(config, '\n'), notes, nil
 }
@@ -170,19 +180,24 @@ func usable(c *trustroot.SigningConfig, now time.Time) error {
 }
 
 // dual makes b list the logs of b and of o that are used together: of the highest API version that
-// both have, each of another operator. dropped is how many are not listed any more.
-func dual(b, o *trustroot.SigningConfig, now time.Time) (version uint32, dropped int, err error) {
+// both have, each of another operator. If nobody else gives times it is version 1 where both have that;
+// untimed says that a higher one was left for it. dropped is how many are not listed any more.
+func dual(b, o *trustroot.SigningConfig, timed bool, now time.Time) (version uint32, untimed bool, dropped int, err error) {
 	versions := map[uint32]bool{}
 	for _, s := range validAt(b.GetRekorTlogUrls(), now) {
 		versions[s.GetMajorApiVersion()] = true
 	}
+	both := map[uint32]bool{}
 	for _, s := range validAt(o.GetRekorTlogUrls(), now) {
 		if v := s.GetMajorApiVersion(); versions[v] {
-			version = max(version, v)
+			version, both[v] = max(version, v), true
 		}
 	}
+	if !timed && version > 1 && both[1] {
+		version, untimed = 1, true
+	}
 	if version == 0 {
-		return 0, 0, errors.New("logging in two logs needs a public one and ours of the same API version, valid now: have our log speak the version that the public one has")
+		return 0, false, 0, errors.New("logging in two logs needs a public one and ours of the same API version, valid now: have our log speak the version that the public one has")
 	}
 	operators := map[string]bool{}
 	var logs []*trustroot.Service
@@ -195,18 +210,18 @@ func dual(b, o *trustroot.SigningConfig, now time.Time) (version uint32, dropped
 			if i == 0 {
 				operators[s.GetOperator()] = true
 			} else if operators[s.GetOperator()] {
-				return 0, 0, fmt.Errorf("our log %s has the operator %q, as the public one: clients use one log of each operator, give ours another one", s.GetUrl(), s.GetOperator())
+				return 0, false, 0, fmt.Errorf("our log %s has the operator %q, as the public one: clients use one log of each operator, give ours another one", s.GetUrl(), s.GetOperator())
 			}
 			logs = append(logs, s)
 		}
 	}
 	b.RekorTlogUrls, b.RekorTlogConfig = logs, &trustroot.ServiceConfiguration{Selector: trustroot.ServiceSelector_ALL}
-	return version, dropped, nil
+	return version, untimed, dropped, nil
 }
 
-// UnknownLogs returns the logs that signers may use at a time, and that a TrustedRoot does not have: by
-// the host of their address.
-func UnknownLogs(config, trusted []byte, now time.Time) (unknown []string, err error) {
+// UnknownLogs returns the logs that signers may use at a time, and that a TrustedRoot does not have: our
+// own by their keys, others by the host of their address.
+func UnknownLogs(config, trusted []byte, now time.Time, own ...OwnLog) (unknown []string, err error) {
 	c, err := parseSigning(config)
 	if err != nil {
 		return nil, err
@@ -220,7 +235,11 @@ func UnknownLogs(config, trusted []byte, now time.Time) (unknown []string, err e
 		if err != nil {
 			return nil, fmt.Errorf("parse SigningConfig: address of a log: %w", err)
 		}
-		if len(parsed.filter(func(k Key) bool { return k.Name == u.Hostname() })) == 0 {
+		known := len(parsed.filter(func(k Key) bool { return k.Name == u.Hostname() })) > 0
+		if i := slices.IndexFunc(own, func(l OwnLog) bool { return proto.Equal(l.service(), s) }); i >= 0 {
+			known = parsed.hasOwn(own[i])
+		}
+		if !known {
 			unknown = append(unknown, s.GetUrl())
 		}
 	}
