@@ -32,6 +32,7 @@ type exportOptions struct {
 	addRoots                   []string
 	logs, ownSigning           string
 	v1URL, url, name           string
+	own                        []trust.OwnLog // our own logs, as the configuration has them
 }
 
 func newTrustExportCommand() *cobra.Command {
@@ -52,9 +53,15 @@ func newTrustExportCommand() *cobra.Command {
 "understudy trust sign --material DIR" then signs the first two and the history for clients
 of your own TUF repository. Files that are there are overwritten.
 
+With "log" in the configuration trusted_root.json has your own log, always: verifiers must
+know it before it is needed.
+
 --logs says where signers log: public (as Sigstore says), always (in a public log and in
-yours), fallback (in yours alone, for an outage); the last two need --own-signing-config, a
-SigningConfig that lists your log. Time-stamping authorities are carried over.
+yours), fallback (in yours alone, for an outage). The last two take your log out of the
+configuration, or out of --own-signing-config, a SigningConfig that lists it.
+Time-stamping authorities are carried over. Without one in force API version 1 is listed
+where it can be, because a log of version 2 gives no time, and short-lived certificates
+need one.
 
 The address of a Rekor v2 log is never changed: its name is in it. That of the Rekor v1
 log is changed by --v1-url, for verifiers that look entries up in a mirror.
@@ -62,6 +69,7 @@ log is changed by --v1-url, for verifiers that look entries up in a mirror.
 Exit codes: 0 written; 1 there was no such file then; 2 it could not be written.`,
 		Example: `  understudy trust export ./material
   understudy trust export ./material --as-of 2026-03-01 --url http://mirror.example.com:8080/trust
+  understudy trust export ./fallback --logs fallback
   understudy trust export ./fallback --logs fallback --own-signing-config ours.json --add-trusted-root our_root.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -78,7 +86,7 @@ Exit codes: 0 written; 1 there was no such file then; 2 it could not be written.
 	f.StringVar(&o.signingConfig, "signing-config", "", "`FILE` with a SigningConfig to begin with, in place of the daemon's")
 	f.StringArrayVar(&o.addRoots, "add-trusted-root", nil, "`FILE` with a TrustedRoot whose entries are added (may be repeated)")
 	f.StringVar(&o.logs, "logs", string(trust.SigningPublic), "where signers log: `public`, always or fallback")
-	f.StringVar(&o.ownSigning, "own-signing-config", "", "`FILE` with a SigningConfig that lists your log")
+	f.StringVar(&o.ownSigning, "own-signing-config", "", "`FILE` with a SigningConfig that lists your log (default: the log of the configuration)")
 	f.StringVar(&o.v1URL, "v1-url", "", "`URL` that the Rekor v1 log is to have in trusted_root.json")
 	f.StringVar(&o.url, "url", "", "`URL` at which clients find the TUF repository (default: on listen.http, /trust if there is one of your own, else /tuf)")
 	f.StringVar(&o.name, "name", "understudy", "`NAME` of Kubernetes objects")
@@ -103,8 +111,8 @@ type exported struct {
 
 func (o *exportOptions) export(ctx context.Context, c *Config, dir string, notes io.Writer) (err error) {
 	logs := trust.SigningLogs(o.logs)
-	if (o.ownSigning != "") == (logs == trust.SigningPublic) {
-		return errors.New("--logs always and --logs fallback need --own-signing-config, and --logs public has none")
+	if err := o.checkLogs(logs); err != nil {
+		return err
 	}
 	if !kubernetesName.MatchString(o.name) {
 		return fmt.Errorf("--name %q: Kubernetes wants lower-case letters, digits, dots and dashes", o.name)
@@ -113,15 +121,7 @@ func (o *exportOptions) export(ctx context.Context, c *Config, dir string, notes
 	if err := o.gather(ctx, c, e, notes); err != nil {
 		return err
 	}
-	var more [][]byte
-	for _, file := range o.addRoots {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		more = append(more, data)
-	}
-	if e.root, err = trust.CombineRoots(e.root, more...); err != nil {
+	if err := o.addToRoot(e, notes); err != nil {
 		return err
 	}
 	if err := o.signers(e, logs, notes); err != nil {
@@ -162,7 +162,7 @@ func (o *exportOptions) gather(ctx context.Context, c *Config, e *exported, note
 	if err != nil {
 		return err
 	}
-	if c.TUF == nil && o.server == "" && o.trustedRoot != "" {
+	if c.TUF == nil && o.server == "" && (o.trustedRoot != "" || len(o.own) > 0) {
 		if at != nil {
 			return errors.New("--as-of is of a copy of a TUF repository, and none is configured")
 		}
@@ -220,18 +220,20 @@ func tellAge(notes io.Writer, checked, at *timestamppb.Timestamp) {
 
 // signers makes the SigningConfigs those that are wanted.
 func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Writer) error {
-	var ours []byte
-	var err error
-	if o.ownSigning != "" {
-		if ours, err = os.ReadFile(o.ownSigning); err != nil {
-			return err
-		}
+	ours, err := o.ownSigningConfig(logs)
+	if err != nil {
+		return err
 	}
 	if e.signing[trust.SigningTarget] == nil {
-		if logs != trust.SigningPublic {
+		switch {
+		case logs == trust.SigningFallback && o.ownSigning == "": // ours alone are what is wanted
+			e.signing[trust.SigningTarget] = ours
+			fmt.Fprintln(notes, "note: there is no SigningConfig to begin with: the one that is written has our logs, and neither certificate authorities nor time-stamping authorities (--signing-config gives them)")
+		case logs != trust.SigningPublic:
 			return errors.New("there is no SigningConfig to begin with: give one with --signing-config")
+		default:
+			fmt.Fprintln(notes, "note: there is no SigningConfig: none is written")
 		}
-		fmt.Fprintln(notes, "note: there is no SigningConfig: none is written")
 	}
 	var failed error
 	for _, name := range slices.Sorted(maps.Keys(e.signing)) {
@@ -245,7 +247,7 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 			fmt.Fprintf(notes, "note: %s: %s\n", name, note)
 		}
 		e.signing[name] = config
-		unknown, err := trust.UnknownLogs(config, e.root, time.Now())
+		unknown, err := trust.UnknownLogs(config, e.root, time.Now(), o.own...)
 		if err != nil {
 			return err
 		}
