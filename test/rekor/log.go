@@ -59,6 +59,7 @@ type Log struct {
 	authority *authority.Authority
 
 	writeURL string           // of the running server
+	grpcAddr string           // of the running server
 	server   *process.Process // nil before the first start
 	files    *http.Server
 }
@@ -114,7 +115,7 @@ func (l *Log) Restart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.writeURL = "http://" + addrs[0]
+	l.writeURL, l.grpcAddr = "http://"+addrs[0], addrs[1]
 	l.server, err = process.Start(filepath.Join(l.config.Dir, "server.log"), l.config.Binary, "serve",
 		"--hostname="+l.Origin,
 		"--storage-dir="+l.storageDir(),
@@ -131,6 +132,9 @@ func (l *Log) Restart(ctx context.Context) error {
 
 // WriteURL is where the running server takes entries.
 func (l *Log) WriteURL() string { return l.writeURL }
+
+// GRPCAddr is where the running server takes entries by gRPC.
+func (l *Log) GRPCAddr() string { return l.grpcAddr }
 
 // Kill takes the whole log away at once, as a dead machine would: SIGKILL for the
 // server, and no more answers from the file server.

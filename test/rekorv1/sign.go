@@ -12,6 +12,8 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+
+	"github.com/understudy-log/understudy/test/authority"
 )
 
 // payloadType is that of attestations in DSSE envelopes.
@@ -40,11 +42,16 @@ func NewSigner() (*Signer, error) {
 // NewCertified makes a signer whom the log's authority has certified: identity is an e-mail
 // address or a URI.
 func (l *Log) NewCertified(identity string) (*Signer, error) {
+	return NewCertified(l.Authority, identity)
+}
+
+// NewCertified makes a signer whom an authority has certified.
+func NewCertified(ca *authority.Authority, identity string) (*Signer, error) {
 	s, err := NewSigner()
 	if err != nil {
 		return nil, err
 	}
-	der, err := l.Authority.Issue(s.key.Public(), identity)
+	der, err := ca.Issue(s.key.Public(), identity)
 	s.Verifier = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	return s, err
 }

@@ -33,14 +33,16 @@ type Server struct {
 // Start runs a server with a fresh key. It waits for another one on this machine to end.
 func Start(ctx context.Context, tb testing.TB) *Server {
 	tb.Helper()
-	s, err := start(ctx, tb)
+	s, err := New(ctx, filepath.Join(tb.TempDir(), "server.log"))
 	if err != nil {
 		tb.Fatalf("start a time-stamp authority: %v", err)
 	}
+	tb.Cleanup(s.Kill)
 	return s
 }
 
-func start(ctx context.Context, tb testing.TB) (*Server, error) {
+// New runs a server as Start does, for more than one test: the caller has to Kill it.
+func New(ctx context.Context, logFile string) (*Server, error) {
 	binary, err := tool.Path(ctx, "timestamp-server")
 	if err != nil {
 		return nil, err
@@ -65,7 +67,7 @@ func start(ctx context.Context, tb testing.TB) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{URL: "http://" + addrs[0] + "/api/v1/timestamp"}
-	s.server, err = process.Start(filepath.Join(tb.TempDir(), "server.log"), binary, "serve",
+	s.server, err = process.Start(logFile, binary, "serve",
 		"--host="+host, "--port="+port,
 		"--timestamp-signer=memory",
 		"--disable-ntp-monitoring", // it would ask servers in the internet
@@ -73,11 +75,14 @@ func start(ctx context.Context, tb testing.TB) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	tb.Cleanup(s.Kill)
-	return s, s.server.Until(ctx, func(ctx context.Context) error {
+	if err := s.server.Until(ctx, func(ctx context.Context) error {
 		s.Chain, err = get(ctx, s.URL+"/certchain")
 		return err
-	})
+	}); err != nil {
+		s.Kill()
+		return nil, err
+	}
+	return s, nil
 }
 
 func get(ctx context.Context, url string) ([]byte, error) {
