@@ -1,9 +1,168 @@
 package e2elog
 
-import "testing"
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
 
-type settings struct{}
-type daemon struct{}
+	"github.com/understudy-log/understudy/test/process"
+	"github.com/understudy-log/understudy/test/tools/tool"
+)
 
-func newUnderstudy(t *testing.T, s settings) *daemon { return nil }
-func (d *daemon) stage() *stage                      { return nil }
+// settings say how an understudy differs from one with both generations, open to loopback.
+type settings struct {
+	without int    // a generation that it has not
+	access  string // YAML in flow style; empty: without authentication
+	policy  string // tlog-policy; empty: no witnesses
+	// degrade has checkpoints published without a quorum.
+	degrade bool
+	https   bool // what access says
+}
+
+// daemon is an installation of understudy with a private log and nothing else.
+type daemon struct {
+	*testing.T
+	dir, config    string
+	v1, v2         string // addresses; empty: it has no such generation
+	v1URL, v2URL   string
+	v1Host, v2Host string
+	admin          string
+	scheme         string
+
+	process *process.Process
+}
+
+// passphrase is of all encrypted keys.
+const passphrase = "a horse\n"
+
+// treeID is of the v1 log.
+const treeID = "3141592653589793238"
+
+// newUnderstudy makes a log as docs say, and runs it.
+func newUnderstudy(t *testing.T, s settings) *daemon {
+	t.Helper()
+	addrs := must(process.FreeAddrs(5))
+	d := &daemon{T: t, dir: t.TempDir(), admin: addrs[2], scheme: "http"}
+	if s.https {
+		d.scheme = "https"
+	}
+	d.config = filepath.Join(d.dir, "understudy.yaml")
+	var config bytes.Buffer
+	fmt.Fprintf(&config, "data_dir: ./data\nlisten:\n  http: %s\n  grpc: %s\n  admin: %s\n", addrs[0], addrs[1], addrs[2])
+	generations := ""
+	if s.without != 1 {
+		d.v1, d.v1Host = addrs[3], names.name("v1", addrs[3])
+		d.v1URL = d.scheme + "://" + d.v1Host
+		fmt.Fprintf(&config, "  log_v1: %s\n", d.v1)
+		generations += fmt.Sprintf("  v1: {host: %s, tree_id: %s, key: keys/log-v1.key, url: '%s'}\n", d.v1Host, treeID, d.v1URL)
+	}
+	if s.without != 2 {
+		d.v2, d.v2Host = addrs[4], names.name("v2", addrs[4])
+		d.v2URL = d.scheme + "://" + d.v2Host
+		fmt.Fprintf(&config, "  log_v2: %s\n", d.v2)
+		generations += fmt.Sprintf("  v2: {origin: %s, key: keys/log-v2.key, mldsa_key: keys/log-v2-mldsa.key, url: '%s'}\n", d.v2Host, d.v2URL)
+	}
+	if s.access == "" {
+		s.access = "{without_authentication: on loopback only}"
+	}
+	fmt.Fprintf(&config, `log:
+  operator: us.test
+  passphrase_file: keys/passphrase
+%s  checkpoint_interval: 1s
+  proposals: {key: keys/proposals.key, retention: 24h}
+  access: %s
+`, generations, s.access)
+	if s.policy != "" {
+		save(t, filepath.Join(d.dir, "witnesses.policy"), []byte(s.policy))
+		without := "wait"
+		if s.degrade {
+			without = "publish"
+		}
+		fmt.Fprintf(&config, "  witness_policy: {file: witnesses.policy, timeout: 2s, without_quorum: %s}\n", without)
+	}
+	save(t, d.config, config.Bytes())
+	if err := os.Mkdir(filepath.Join(d.dir, "keys"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	save(t, filepath.Join(d.dir, "keys", "passphrase"), []byte(passphrase))
+	d.command("log", "init")   // the keys that the configuration names
+	d.command("log", "create") // the trees
+	if err := d.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.kill)
+	return d
+}
+
+// command runs a verb, which must succeed.
+func (d *daemon) command(args ...string) string {
+	d.Helper()
+	cmd := exec.CommandContext(d.Context(), must(tool.Understudy(d.Context())), append(args, "--config", d.config)...)
+	cmd.Dir = d.dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		d.Fatalf("understudy %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// start runs the daemon and returns once it answers.
+func (d *daemon) start() error {
+	binary, err := tool.Understudy(d.Context())
+	if err != nil {
+		return err
+	}
+	if d.process, err = process.Start(filepath.Join(d.dir, "understudy.log"), binary, "serve", "--config", d.config); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(d.Context(), 20*time.Second)
+	defer cancel()
+	return d.process.Until(ctx, func(ctx context.Context) error {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+d.admin+"/healthz", nil)
+		if err != nil {
+			return err
+		}
+		answer, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			return fmt.Errorf("healthz: %s", answer.Status)
+		}
+		return nil
+	})
+}
+
+func (d *daemon) kill() { d.process.Kill() }
+
+// stage returns what users of the log are told.
+func (d *daemon) stage() *stage {
+	d.Helper()
+	dir := filepath.Join(d.dir, "material")
+	d.command("log", "material", dir)
+	return &stage{
+		v1: d.v1URL, v2: d.v2URL, v2Reads: d.v2URL + "/api/v2", v2GRPC: d.v2,
+		trustedRoot:   filepath.Join(dir, "trusted_root.json"),
+		signingConfig: filepath.Join(dir, "signing_config.json"),
+		kill:          d.kill, restart: d.start,
+	}
+}
+
+// saysNothingOf checks that secrets stand in no output of the daemon.
+func (d *daemon) saysNothingOf(secrets ...string) {
+	d.Helper()
+	log := string(must(os.ReadFile(filepath.Join(d.dir, "understudy.log"))))
+	for _, secret := range append(secrets, strings.TrimSpace(passphrase)) {
+		if strings.Contains(log, secret) {
+			d.Errorf("the daemon's output has the secret %q", secret)
+		}
+	}
+}
