@@ -3,6 +3,7 @@ package e2elog
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"net/http"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/understudy-log/understudy/test/process"
 	"github.com/understudy-log/understudy/test/tools/tool"
 )
@@ -20,10 +23,12 @@ import (
 type settings struct {
 	without int    // a generation that it has not
 	access  string // YAML in flow style; empty: without authentication
-	policy  string // tlog-policy; empty: no witnesses
-	// degrade has checkpoints published without a quorum.
-	degrade bool
-	https   bool // what access says
+	https   bool   // what access says
+
+	// policy returns a tlog-policy of witnesses that know the v2 log; nil: no witnesses.
+	policy func(origin, vkey string) string
+	// withoutQuorum is the key of that name; needed with a policy.
+	withoutQuorum string
 }
 
 // daemon is an installation of understudy with a private log and nothing else.
@@ -79,14 +84,6 @@ func newUnderstudy(t *testing.T, s settings) *daemon {
   proposals: {key: keys/proposals.key, retention: 24h}
   access: %s
 `, generations, s.access)
-	if s.policy != "" {
-		save(t, filepath.Join(d.dir, "witnesses.policy"), []byte(s.policy))
-		without := "wait"
-		if s.degrade {
-			without = "publish"
-		}
-		fmt.Fprintf(&config, "  witness_policy: {file: witnesses.policy, timeout: 2s, without_quorum: %s}\n", without)
-	}
 	save(t, d.config, config.Bytes())
 	if err := os.Mkdir(filepath.Join(d.dir, "keys"), 0o700); err != nil {
 		t.Fatal(err)
@@ -94,6 +91,12 @@ func newUnderstudy(t *testing.T, s settings) *daemon {
 	save(t, filepath.Join(d.dir, "keys", "passphrase"), []byte(passphrase))
 	d.command("log", "init")   // the keys that the configuration names
 	d.command("log", "create") // the trees
+	if s.policy != nil {       // witnesses are told the key before the log is run
+		key := d.stage().log(t, 2).PublicKey.(ed25519.PublicKey)
+		save(t, filepath.Join(d.dir, "witnesses.policy"), []byte(s.policy(d.v2Host, must(note.NewEd25519VerifierKey(d.v2Host, key)))))
+		fmt.Fprintf(&config, "  witness_policy: {file: witnesses.policy, timeout: 2s, without_quorum: %s}\n", s.withoutQuorum)
+		save(t, d.config, config.Bytes())
+	}
 	if err := d.start(); err != nil {
 		t.Fatal(err)
 	}
