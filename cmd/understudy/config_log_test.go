@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -190,5 +191,24 @@ func TestIsLoopback(t *testing.T) {
 		if got := isLoopback(address); got != want {
 			t.Errorf("%s: %v", address, got)
 		}
+	}
+}
+
+// TestConfigPrivateTemplate: what "init" writes about a private log is right, once it is uncommented.
+func TestConfigPrivateTemplate(t *testing.T) {
+	_, rest, ok := strings.Cut(initialConfig, "\n#log:\n")
+	if !ok {
+		t.Fatal("no private log in the initial configuration")
+	}
+	section, _, _ := strings.Cut(rest, "\n\n")
+	section = regexp.MustCompile(`(?m)^(#\s*)#(checkpoint|retention|witness|url)`).ReplaceAllString(section, "$1$2")
+	section = regexp.MustCompile(`(?m)^#`).ReplaceAllString(section, "")
+	whole := strings.NewReplacer("#log_v1:", "log_v1:", "#log_v2:", "log_v2:").Replace(initialConfig) + "\nlog:\n" + section + "\n"
+	c, err := parseConfig("c.yaml", []byte(whole))
+	if err != nil {
+		t.Fatalf("%v\n%s", err, whole)
+	}
+	if p := c.Private; p.V1 == nil || p.V2 == nil || p.WitnessPolicy == nil || len(p.Access.Identities) != 2 || c.Listen.LogV2 != "127.0.0.1:3003" || p.V1.URL != "https://rekor.example.com:3000" {
+		t.Errorf("got %+v", p)
 	}
 }

@@ -20,6 +20,8 @@ listen:
   http: 127.0.0.1:8080    # tiles (C2SP tlog-tiles), for everybody
   grpc: 127.0.0.1:8081    # entries and proofs, for everybody
   admin: 127.0.0.1:8082   # metrics, health, backup, profiles: for you alone
+  #log_v1: 127.0.0.1:3000 # the private log below, as Rekor v1 and as Rekor v2: for those whom it knows
+  #log_v2: 127.0.0.1:3003
 
 # Where keys come from: a Sigstore TrustedRoot JSON file. Without it, the public
 # one is fetched over TUF if a log below has no public_key.
@@ -65,6 +67,33 @@ listen:
 #    #- s3: {bucket: evidence, region: eu-central-1, prefix: rekor, mode: compliance}   # endpoint, path_style, credentials_file, profile
 #    #  retention: 61320h             # Object Lock: nobody deletes it before
 #    #  legal_hold: false
+
+# A private log: it takes what Rekor takes, and signs it with keys of your own. "understudy log init" makes
+# them and prints this section, "understudy log create" makes the empty trees. It needs its addresses above.
+#log:
+#  operator: example.com              # who runs it, for clients; default: the host of v1
+#  passphrase_file: keys/passphrase   # of all keys that are encrypted
+#  v1:                                # either of v1 and v2 may be left out
+#    host: rekor.example.com          # the origin is "<host> - <tree_id>"
+#    tree_id: 3141592653589793238
+#    key: keys/log-v1.key             # ECDSA on P-256; or a key of a key management service
+#    #url: https://rekor.example.com:3000   # where clients reach it; default: the host
+#  v2:
+#    origin: rekor2026-1.example.com
+#    key: keys/log-v2.key             # Ed25519; or a key of a key management service
+#    mldsa_key: keys/log-v2-mldsa.key # ML-DSA-44; may be left out
+#    #url: https://rekor2026-1.example.com
+#  #checkpoint_interval: 10s          # a checkpoint is signed at least this often
+#  proposals:                         # entries as they were proposed, encrypted, to be published later
+#    key: keys/proposals.key
+#    #retention: 2160h
+#  #witness_policy: {file: witnesses.policy, timeout: 5s, without_quorum: wait}   # or publish
+#  access:                            # or, to try it out: {without_authentication: on loopback only}
+#    tls: {certificate: tls.crt, key: tls.key, client_ca: clients.crt}   # client_ca: if clients have certificates
+#    identities:                      # roles: append, read, operate, approve
+#      - {name: release-pipeline, token_sha256: "4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a", roles: [append, read]}
+#      - {name: on-call, certificate: on-call@example.com, roles: [read, operate]}   # a name in it, or "CN=..."
+#      #  entries_per_second: 50, requests_at_once: 64
 
 # From this checkpoint age on, answers say that they are stale.
 #stale_after: 24h

@@ -75,6 +75,7 @@ Exit codes of every verb:
 		newCheckCommand(),
 		newPinCommand(),
 		newTrustCommand(),
+		newLogCommand(),
 		newKeysCommand(),
 		newBundleCommand(),
 		newArchiveCommand(),
