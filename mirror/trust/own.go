@@ -190,7 +190,7 @@ func (l OwnLog) check() error {
 			return l.wrong("a log of API version 1 has an ECDSA key on P-256")
 		}
 		id := strings.TrimPrefix(l.Origin, host+" - ")
-		if n, err := strconv.ParseInt(id, 10, 64); !v1 || err != nil || n < 1 || strconv.FormatInt(n, 10) != id {
+		if n, _ := strconv.ParseInt(id, 10, 64); n < 1 || strconv.FormatInt(n, 10) != id { // also if it is no number
 			return l.wrong("the origin of a log of API version 1 is its host, a dash and its tree ID, like %q", "rekor.example.com - 3141592653589793238")
 		}
 	case 2:
@@ -203,7 +203,7 @@ func (l OwnLog) check() error {
 	default:
 		return l.wrong("it has the API version %d, want 1 or 2", l.APIVersion)
 	}
-	if u, err := url.Parse("https://" + host); err != nil || !validName(host) || u.Host != host || u.Hostname() != host {
+	if u, err := url.Parse("https://" + host); err != nil || !validName(host) || u.Hostname() != host {
 		return l.wrong("its name %q is no host without a port", host)
 	}
 	u, err := url.Parse(l.URL)

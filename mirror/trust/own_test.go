@@ -222,6 +222,11 @@ func TestOwnRefused(t *testing.T) {
 		"none that clients can use":      func(v1, _ *OwnLog) { v1.URL = "rekor.us.example" },
 		"is none that clients can use":   func(v1, _ *OwnLog) { v1.URL = "https://rekor.us.example/?a" },
 		"want one like https://rekor.us": func(v1, _ *OwnLog) { v1.URL = "https://a:b@rekor.us.example" },
+		"address \"ftp://":               func(v1, _ *OwnLog) { v1.URL = "ftp://rekor.us.example" },
+		"address \"https://:3000":        func(v1, _ *OwnLog) { v1.URL = "https://:3000" },
+		"rekor.us.example#a\" is none":   func(v1, _ *OwnLog) { v1.URL = "https://rekor.us.example#a" },
+		`"a+b" is no host`:               func(v1, _ *OwnLog) { v1.Origin = "a+b - 1" },
+		"1 has an ECDSA key on P-256":    func(v1, _ *OwnLog) { v1.Public = (*ecdsa.PublicKey)(nil) },
 		"must be the origin":             func(_, v2 *OwnLog) { v2.URL = "https://rekor.us.example" },
 		"has no operator":                func(v1, _ *OwnLog) { v1.Operator = "" },
 		"no time at which it begins":     func(_, v2 *OwnLog) { v2.Start = time.Time{} },
@@ -308,6 +313,11 @@ func TestAddOwn(t *testing.T) {
 	}
 	if again, kept, err := AddOwn(both, logs); err != nil || len(kept) != 2 || !bytes.Equal(again, both) {
 		t.Errorf("both are there: %v, %v", kept, err)
+	}
+	renamed := logs[1]
+	renamed.Origin, renamed.URL = "rekor2025-1.us.example", "https://rekor2025-1.us.example"
+	if _, kept, err := AddOwn(must(OwnRoot([]OwnLog{renamed})), logs[1:]); err != nil || len(kept) > 0 {
+		t.Errorf("the key under another name counts as the log: %v, %v", kept, err)
 	}
 	id := must(hex.DecodeString(idOf(must(logs[1].instance()))))
 	taken := rootOf(logJSON("logId", "keyId", base64.StdEncoding.EncodeToString(id), otherKey, "PKIX_ECDSA_P256_SHA_256"))
