@@ -62,6 +62,14 @@ e2e-archive: ## the witness and the archive with other people's programs: witnes
 		UNDERSTUDY_E2E_ARCHIVE=1 $(GO) test -count=1 -timeout 15m ./test/e2earchive; \
 	else $(call skip,there is no python3 with cryptography (Debian: python3-cryptography)); fi
 
+# With UNDERSTUDY_E2E_LOG=real the real servers (which need MariaDB) stand in for understudy;
+# UNDERSTUDY_KILLS says how often the log is killed.
+.PHONY: e2e-log
+e2e-log: ## real clients write to a private log: cosign, rekor-cli, rekor-tiles, sigstore-go, witnesses; and kill -9
+	$(GO) run ./test/tools cosign rekor-cli rekor-tiles timestamp-server omniwitness litewitness
+	$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
+	UNDERSTUDY_E2E_LOG=$${UNDERSTUDY_E2E_LOG:-1} $(GO) test -count=1 -timeout 15m ./test/e2elog
+
 .PHONY: bench
 bench: ## measure, side by side with Tessera and, if MariaDB is there, Rekor v1
 	$(GO) run ./test/bench

@@ -204,7 +204,7 @@ func TestAccessByCertificate(t *testing.T) {
 			t.Errorf("%s, rekor-tiles read: %v", test.name, err)
 		}
 		v1 := must(client.GetRekorClient(g.v1, client.WithTLSConfig(config(test.uri))))
-		_, err = v1.Tlog.GetLogInfo(tlog.NewGetLogInfoParamsWithContext(ctx))
+		_, err = v1.Tlog.GetLogInfoContext(ctx, tlog.NewGetLogInfoParams())
 		if (err == nil) != (test.why == "") {
 			t.Errorf("%s, rekor's client: %v", test.name, err)
 		}

@@ -12,10 +12,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/understudy-log/understudy/test/authority"
+	"github.com/understudy-log/understudy/test/tools/tool"
 	"github.com/understudy-log/understudy/test/tsa"
 )
 
@@ -93,6 +95,9 @@ func run(m *testing.M) int {
 	}
 	return m.Run()
 }
+
+// understudy builds the program once and returns its path.
+var understudy = sync.OnceValue(func() string { return must(tool.Understudy(context.Background())) })
 
 func must[T any](v T, err error) T {
 	if err != nil {

@@ -57,7 +57,9 @@ func startServers(dir string) (closeServers func(), err error) {
 			if err := v1.Restart(ctx); err != nil {
 				return err
 			}
-			return v2.restart()
+			err := v2.restart()
+			servers.v2GRPC = v2.v2GRPC
+			return err
 		},
 	}
 	// Not the key of the next shard, too: it is no log yet.
@@ -105,6 +107,7 @@ func startTiles(ctx context.Context, dir string) (*tiles, error) {
 	lead := func() { names.lead(host, strings.TrimPrefix(log.WriteURL(), "http://")) }
 	s.restart = func() error {
 		err := log.Restart(context.Background())
+		s.v2GRPC = log.GRPCAddr()
 		lead()
 		return err
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 
 	"github.com/understudy-log/understudy/mirror/trust"
-	"github.com/understudy-log/understudy/test/tools/tool"
 )
 
 // stage is a running log as its users know it: where it takes entries, and what its operator hands
@@ -146,7 +145,7 @@ func (m material) export(t *testing.T, logs string, s *stage, version int) mater
 	t.Helper()
 	dir := t.TempDir()
 	config := save(t, filepath.Join(dir, "understudy.yaml"), []byte("logs: [{name: log, url: 'http://127.0.0.1:1', origin: log.public.test, public_key: none.pem}]\n"))
-	out, err := exec.CommandContext(t.Context(), must(tool.Understudy(t.Context())), "trust", "export", dir, "--config", config,
+	out, err := exec.CommandContext(t.Context(), understudy(), "trust", "export", dir, "--config", config,
 		"--trusted-root", m.trustedRoot, "--signing-config", m.signingConfig,
 		"--logs", logs, "--own-signing-config", s.ofVersion(t, version), "--add-trusted-root", s.trustedRoot).CombinedOutput()
 	if err != nil {

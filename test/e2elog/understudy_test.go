@@ -16,7 +16,6 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/understudy-log/understudy/test/process"
-	"github.com/understudy-log/understudy/test/tools/tool"
 )
 
 // settings say how an understudy differs from one with both generations, open to loopback.
@@ -107,7 +106,7 @@ func newUnderstudy(t *testing.T, s settings) *daemon {
 // command runs a verb, which must succeed.
 func (d *daemon) command(args ...string) string {
 	d.Helper()
-	cmd := exec.CommandContext(d.Context(), must(tool.Understudy(d.Context())), append(args, "--config", d.config)...)
+	cmd := exec.CommandContext(d.Context(), understudy(), append(args, "--config", d.config)...)
 	cmd.Dir = d.dir
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -117,12 +116,8 @@ func (d *daemon) command(args ...string) string {
 }
 
 // start runs the daemon and returns once it answers.
-func (d *daemon) start() error {
-	binary, err := tool.Understudy(d.Context())
-	if err != nil {
-		return err
-	}
-	if d.process, err = process.Start(filepath.Join(d.dir, "understudy.log"), binary, "serve", "--config", d.config); err != nil {
+func (d *daemon) start() (err error) {
+	if d.process, err = process.Start(filepath.Join(d.dir, "understudy.log"), understudy(), "serve", "--config", d.config); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(d.Context(), 20*time.Second)
