@@ -43,7 +43,7 @@ func startServers(dir string) (closeServers func(), err error) {
 	if err := os.Mkdir(newer, 0o700); err != nil {
 		return v1.Close, err
 	}
-	v2, err := startTiles(ctx, newer)
+	v2, err := startTiles(ctx, newer, nil)
 	if err != nil {
 		return v1.Close, err
 	}
@@ -84,7 +84,13 @@ type tiles struct {
 // newTiles starts a real Rekor v2 log for a test: the public one.
 func newTiles(t *testing.T) *stage {
 	t.Helper()
-	s, err := startTiles(t.Context(), t.TempDir())
+	return newTilesWitnessed(t, nil)
+}
+
+// newTilesWitnessed starts one with witnesses, if a policy is given.
+func newTilesWitnessed(t *testing.T, policy func(origin, vkey string) string) *stage {
+	t.Helper()
+	s, err := startTiles(t.Context(), t.TempDir(), policy)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,9 +98,13 @@ func newTiles(t *testing.T) *stage {
 	return s.stage
 }
 
-func startTiles(ctx context.Context, dir string) (*tiles, error) {
+func startTiles(ctx context.Context, dir string, policy func(origin, vkey string) string) (*tiles, error) {
 	host := names.name("v2", nowhere)
-	log, err := rekor.Start(ctx, rekor.Config{Binary: must(tool.Path(ctx, "rekor-tiles")), Dir: dir, Origin: host})
+	config := rekor.Config{Binary: must(tool.Path(ctx, "rekor-tiles")), Dir: dir, Origin: host}
+	if policy != nil {
+		config.WitnessPolicy = func(vkey string) string { return policy(host, vkey) }
+	}
+	log, err := rekor.Start(ctx, config)
 	if err != nil {
 		return nil, err
 	}

@@ -34,11 +34,15 @@ const (
 // checkpoint that covers it.
 const checkpointInterval = 250 * time.Millisecond
 
-// Config says how a Log is run. All fields but Intercept must be set.
+// Config says how a Log is run. All fields but Intercept and WitnessPolicy must be set.
 type Config struct {
 	Binary string // the rekor-tiles POSIX server
 	Dir    string // an existing, empty folder for everything that the log keeps
 	Origin string // the host name that the log signs for, without a port
+
+	// WitnessPolicy, if set, returns the tlog-policy of witnesses that know the log by its
+	// verification key.
+	WitnessPolicy func(vkey string) string
 
 	// Intercept, if set, wraps the file server; it sees paths below ReadURL, such
 	// as /tile/0/000. It misbehaves for tests.
@@ -97,6 +101,11 @@ func Start(ctx context.Context, config Config) (*Log, error) {
 	if err := l.writeFiles(public, private); err != nil {
 		return nil, err
 	}
+	if config.WitnessPolicy != nil {
+		if err := os.WriteFile(l.policyFile(), []byte(config.WitnessPolicy(vkey)), 0o600); err != nil {
+			return nil, err
+		}
+	}
 	if err := l.Restart(ctx); err != nil {
 		l.Close()
 		return nil, err
@@ -116,14 +125,18 @@ func (l *Log) Restart(ctx context.Context) error {
 		return err
 	}
 	l.writeURL, l.grpcAddr = "http://"+addrs[0], addrs[1]
-	l.server, err = process.Start(filepath.Join(l.config.Dir, "server.log"), l.config.Binary, "serve",
-		"--hostname="+l.Origin,
-		"--storage-dir="+l.storageDir(),
-		"--signer-filepath="+l.signerFile(),
-		"--checkpoint-interval="+checkpointInterval.String(),
-		"--http-address=127.0.0.1", "--http-port="+portOf(addrs[0]),
-		"--grpc-address=127.0.0.1", "--grpc-port="+portOf(addrs[1]),
-		"--http-metrics-port="+portOf(addrs[2]))
+	args := []string{"serve",
+		"--hostname=" + l.Origin,
+		"--storage-dir=" + l.storageDir(),
+		"--signer-filepath=" + l.signerFile(),
+		"--checkpoint-interval=" + checkpointInterval.String(),
+		"--http-address=127.0.0.1", "--http-port=" + portOf(addrs[0]),
+		"--grpc-address=127.0.0.1", "--grpc-port=" + portOf(addrs[1]),
+		"--http-metrics-port=" + portOf(addrs[2])}
+	if l.config.WitnessPolicy != nil {
+		args = append(args, "--witness-policy-path="+l.policyFile())
+	}
+	l.server, err = process.Start(filepath.Join(l.config.Dir, "server.log"), l.config.Binary, args...)
 	if err != nil {
 		return err
 	}
@@ -170,6 +183,7 @@ func (l *Log) serveFiles() error {
 
 func (l *Log) storageDir() string { return filepath.Join(l.config.Dir, "storage") }
 func (l *Log) signerFile() string { return filepath.Join(l.config.Dir, "signer.pem") }
+func (l *Log) policyFile() string { return filepath.Join(l.config.Dir, "witnesses.policy") }
 
 func (l *Log) writeFiles(public ed25519.PublicKey, private ed25519.PrivateKey) error {
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
