@@ -97,7 +97,16 @@ func (k *killedV1) write(ctx context.Context, p proposal) (receipt, error) {
 		entry, _, err := k.entry(ctx, answer)
 		return entry, wrong(err)
 	}
-	return receipt{}, fmt.Errorf("%s: %s", answer.Status, body)
+	return receipt{}, refused(answer, body)
+}
+
+// refused is the error of an answer that is no receipt. A log may only say that it cannot just now.
+func refused(answer *http.Response, body []byte) error {
+	err := fmt.Errorf("%s: %s", answer.Status, body)
+	if asked == realServers || answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusServiceUnavailable {
+		return err
+	}
+	return wrong(err)
 }
 
 func (k *killedV1) get(ctx context.Context, path string) ([]byte, error) {

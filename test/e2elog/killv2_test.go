@@ -53,7 +53,7 @@ func (k *killedV2) write(ctx context.Context, p proposal) (receipt, error) {
 		return receipt{index: index}, wrong(err)
 	}
 	if answer.StatusCode != http.StatusCreated {
-		return receipt{}, fmt.Errorf("%s: %s", answer.Status, body)
+		return receipt{}, refused(answer, body)
 	}
 	var entry logpb.TransparencyLogEntry
 	if err := protojson.Unmarshal(body, &entry); err != nil {
