@@ -699,3 +699,27 @@ func TestStaleConnection(t *testing.T) {
 		t.Error("the test is broken")
 	}
 }
+
+// TestEndless holds that an answer without an end is not read to where it ends.
+func TestEndless(t *testing.T) {
+	a := newFake(t, "a")
+	read := make(chan bool, 1)
+	a.lie = func(w http.ResponseWriter, _ *http.Request, _ asked) bool {
+		chunk := strings.Repeat("—", 30<<10)
+		for range 400 { // more than all buffers on the way hold
+			if _, err := io.WriteString(w, chunk); err != nil {
+				read <- false
+				return true
+			}
+		}
+		read <- true
+		return true
+	}
+	c := newCollector(t, long, policyFor(t, "any", a))
+	if _, err := cosign(t, c, 9); err == nil || !strings.Contains(err.Error(), "more than 65536 bytes") {
+		t.Error(err)
+	}
+	if <-read {
+		t.Error("it was read to its end")
+	}
+}

@@ -51,7 +51,7 @@ func parseKey(vkey string) (*key, error) {
 	if name == "" || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsSpace) {
 		return nil, fmt.Errorf("a key cannot be named %q", name)
 	}
-	raw, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	raw, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil || len(raw) < 2 || base64.StdEncoding.EncodeToString(raw) != encoded {
 		return nil, fmt.Errorf("the key of %q is not in base64", name)
 	}
