@@ -352,6 +352,26 @@ func TestSleeperNeeded(t *testing.T) {
 	verify(t, lines, 11, b.signer)
 }
 
+// TestDeadline holds that a round ends with its time-out, also if a witness was asked late in it.
+func TestDeadline(t *testing.T) {
+	t.Parallel()
+	a, b := newFake(t, "a"), newFake(t, "b")
+	b.lie = func(_ http.ResponseWriter, r *http.Request, _ asked) bool { <-r.Context().Done(); return true }
+	const timeout = 2 * time.Second
+	c := newCollector(t, timeout, policyFor(t, "1", a, b))
+	if _, err := cosign(t, c, 10); err != nil {
+		t.Fatal(err)
+	}
+	a.set(func(w http.ResponseWriter, _ *http.Request, _ asked) bool { http.Error(w, "away", 500); return true })
+	began := time.Now()
+	if _, err := cosign(t, c, 11); err == nil || !strings.Contains(err.Error(), "b: no whole answer") {
+		t.Error(err)
+	}
+	if elapsed := time.Since(began); elapsed > timeout*7/4 {
+		t.Errorf("took %s", elapsed)
+	}
+}
+
 // TestAgain asks about one text twice: fresh lines replace old ones, and the old one counts of who
 // gives none.
 func TestAgain(t *testing.T) {
@@ -395,7 +415,11 @@ func TestAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	began := time.Now()
 	lines, err := cosign(t, c, 20)
+	if elapsed := time.Since(began); elapsed > long/2 {
+		t.Errorf("took %s", elapsed)
+	}
 	if ahead, ok := errors.AsType[*AheadError](err); !ok || *ahead != (AheadError{"d", 30, 20}) || len(lines) != 0 {
 		t.Fatalf("%q, %v", lines, err)
 	}

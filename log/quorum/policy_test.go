@@ -143,7 +143,8 @@ func TestParsePolicy(t *testing.T) {
 		{"key ID in upper case", key(func(p []string) { p[1] = strings.ToUpper(p[1]) }), "it was damaged"},
 		{"key ID short", key(func(p []string) { p[1] = p[1][1:] }), "line 1 of the policy"},
 		{"key without base64", key(func(p []string) { p[2] = "" }), "not in base64"},
-		{"key with loose base64", key(func(p []string) { p[2] = loosen(p[2]) }), "not in base64"},
+		{"key with too much base64", key(func(p []string) { p[2] += "=" }), "not in base64"},
+		{"key with loose base64", "witness c " + loosen(mldsa44("c.example")) + "\nquorum none\n", "not in base64"},
 		{"key without a name", key(func(p []string) { p[0] = "" }), "a key cannot be named"},
 		{"key name with a Unicode space", "log " + strings.Replace(ecdsaKey("a", elliptic.P256()), "a", "a\u00a0b", 1) + "\nquorum none\n", "a key cannot be named"},
 		{"key name not UTF-8", "log " + strings.Replace(ecdsaKey("a", elliptic.P256()), "a", "\xff", 1) + "\nquorum none\n", "a key cannot be named"},
@@ -183,9 +184,6 @@ func loosen(s string) string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 	trimmed := strings.TrimRight(s, "=")
 	last := strings.IndexByte(alphabet, trimmed[len(trimmed)-1])
-	if trimmed == s {
-		return s + "="
-	}
 	return trimmed[:len(trimmed)-1] + string(alphabet[last+1]) + s[len(trimmed):]
 }
 
