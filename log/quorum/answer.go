@@ -1,10 +1,10 @@
 package quorum
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -61,8 +61,7 @@ func readLines(text string, body []byte, keys map[int]*key, now time.Time) (map[
 	return lines, nil
 }
 
-// textOf returns the text of a signed note; false if there is no empty line after it.
-func textOf(raw []byte) (string, bool) {
-	i := strings.LastIndex(string(raw), "\n\n")
-	return string(raw[:i+1]), i >= 0
+// textOf returns the text of a signed note; "" if there is no empty line after it.
+func textOf(raw []byte) string {
+	return string(raw[:bytes.LastIndex(raw, []byte("\n\n"))+1])
 }

@@ -200,9 +200,9 @@ func (c *Collector) Cosign(ctx context.Context, checkpoint storage.Checkpoint, p
 
 // checkText returns the text of a checkpoint of ours.
 func checkText(c storage.Checkpoint) (string, error) {
-	text, ok := textOf(c.Raw)
+	text := textOf(c.Raw)
 	var parsed checkpoints.Checkpoint
-	if _, err := parsed.Unmarshal([]byte(text)); !ok || err != nil || parsed.Size != c.Size || !bytes.Equal(parsed.Hash, c.Root[:]) {
+	if _, err := parsed.Unmarshal([]byte(text)); err != nil || parsed.Size != c.Size || !bytes.Equal(parsed.Hash, c.Root[:]) {
 		return "", errors.New("what is to be cosigned is no checkpoint, or not of the tree that it is said to be of")
 	}
 	return text, nil
