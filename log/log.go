@@ -98,8 +98,8 @@ const (
 // Config is what a Log is made from.
 type Config struct {
 	DB *storage.DB
-	// Newest remembers what was published, apart from the database; nil: nothing does, and a backup
-	// that is restored goes unnoticed.
+	// Newest remembers what was published or shown to witnesses, apart from the database; nil:
+	// nothing does, and a backup that is restored goes unnoticed.
 	Newest *storage.Newest
 	// Origin is the first line of the log's checkpoints.
 	Origin string
@@ -136,6 +136,8 @@ type Config struct {
 	Name    string
 	Logger  *slog.Logger
 	Metrics *Metrics
+
+	now func() time.Time // what entries get the time from; others than time.Now in tests
 }
 
 // Log is one log. Its methods may be called concurrently, Run only once.
@@ -171,13 +173,20 @@ type publication struct {
 }
 
 // Create makes a log that does not exist yet, durably, with the checkpoint of the empty tree, and
-// opens it. It returns storage.ErrExists if there is one. A log is made once in its life: making it
-// again under the same name and keys would be to sign two histories.
+// opens it. It returns storage.ErrExists if there is one; one that has signed nothing yet does not
+// count. A log is made once in its life: making it again under the same name and keys would be to sign
+// two histories.
 func Create(cfg Config) (*Log, error) {
 	if known := cfg.Newest.Of(cfg.Origin); known.Raw != nil {
 		return nil, &BehindError{Origin: cfg.Origin, Published: known}
 	}
-	if _, err := cfg.DB.CreateTree(cfg.Origin); err != nil {
+	_, err := cfg.DB.CreateTree(cfg.Origin)
+	if errors.Is(err, storage.ErrExists) {
+		if tree, openErr := cfg.DB.OpenTree(cfg.Origin); openErr == nil && tree.State().Pending.Raw == nil {
+			err = nil // it crashed before, or a key could not sign
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
 	return Open(cfg)
@@ -235,6 +244,9 @@ func newLog(cfg Config, tree *storage.Tree) (*Log, error) {
 	set(&cfg.BatchEntries, defaultBatchEntries)
 	set(&cfg.BatchWait, defaultBatchWait)
 	set(&cfg.Name, cfg.Origin)
+	if cfg.now == nil {
+		cfg.now = time.Now
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -322,18 +334,33 @@ func (l *Log) notBehind() error {
 	return nil
 }
 
-// publishedRecord is the name of the record with the newest checkpoint that witnesses cosigned.
+// publishedRecord is the name of the record with the checkpoint that was published last with
+// cosignatures, or allPublished.
 func (l *Log) publishedRecord() string { return "published " + l.cfg.Origin }
 
+// allPublished says that there were no witnesses: whatever is durable is published.
+const allPublished = "all"
+
 // restorePublished makes what was published before the log was closed the published checkpoint: what
-// was seen once must not go back. Without witnesses that is whatever is durable.
+// was seen once must not go back, also when witnesses are wanted from now on.
 func (l *Log) restorePublished() error {
 	c := l.tree.State().Pending
-	if l.cfg.Cosign != nil {
-		raw, err := l.cfg.DB.Record(l.publishedRecord())
-		if err != nil || raw == nil {
+	raw, err := l.cfg.DB.Record(l.publishedRecord())
+	switch {
+	case err != nil:
+		return err
+	case l.cfg.Cosign == nil && string(raw) != allPublished:
+		if err := l.cfg.DB.PutRecord(l.publishedRecord(), []byte(allPublished)); err != nil {
 			return err
 		}
+	case l.cfg.Cosign == nil:
+	case raw == nil:
+		return nil
+	case string(raw) == allPublished:
+		if err := l.cfg.DB.PutRecord(l.publishedRecord(), c.Raw); err != nil {
+			return err
+		}
+	default:
 		head, err := l.headOf(raw)
 		if err != nil {
 			return fmt.Errorf("read what was published last of %q: %w", l.cfg.Origin, err)

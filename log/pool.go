@@ -28,7 +28,8 @@ func (w *waiting) bytes() int { return len(w.Body) + len(w.proposal) }
 // pool is what waits to be sequenced. An entry stays known by its leaf hash until it is in the tree,
 // so that of several at once one is logged.
 type pool struct {
-	wake chan struct{} // has a token when something waits
+	wake      chan struct{}  // has a token when something waits
+	answering sync.WaitGroup // those that wait for an entry; grows under mu, and no more once closed
 
 	mu                   sync.Mutex
 	maxEntries, maxBytes int
@@ -43,7 +44,8 @@ func newPool(maxEntries, maxBytes int) *pool {
 	return &pool{wake: make(chan struct{}, 1), maxEntries: maxEntries, maxBytes: maxBytes, byLeaf: map[storage.Hash]*waiting{}}
 }
 
-// add returns the entry to wait for: w, or the same one that waits already.
+// add returns the entry to wait for: w, or the same one that waits already. Who waits no more says so
+// to answering.
 func (p *pool) add(w *waiting) (_ *waiting, joined bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -51,6 +53,7 @@ func (p *pool) add(w *waiting) (_ *waiting, joined bool, err error) {
 		return nil, false, ErrStopping
 	}
 	if other := p.byLeaf[w.leaf]; other != nil {
+		p.answering.Add(1)
 		return other, true, nil
 	}
 	switch {
@@ -65,6 +68,7 @@ func (p *pool) add(w *waiting) (_ *waiting, joined bool, err error) {
 	p.entries = append(p.entries, w)
 	p.bytes += w.bytes()
 	p.byLeaf[w.leaf] = w
+	p.answering.Add(1)
 	p.wakeUp()
 	return w, false, nil
 }
@@ -118,8 +122,9 @@ func (p *pool) size() int {
 
 // Append logs an entry and returns its receipt, once it is durable, published, and, if witnesses are
 // wanted, cosigned. An entry that is logged already gets the receipt of its first time. The error is
-// ErrFull, ErrTooLarge, ErrClock, ErrBehind, ErrSigning or ErrStopping, and nothing was logged; or
-// ErrUnwitnessed or that of ctx, and it may have been. Slices of the entry must not change until then.
+// ErrFull, ErrTooLarge, ErrClock, ErrSigning or ErrStopping, and nothing was logged; ErrBehind, and
+// nothing more is published; or ErrUnwitnessed, or that of ctx or of the disk, and it may have been.
+// Slices of the entry must never change: the log goes on with them when ctx has ended.
 func (l *Log) Append(ctx context.Context, e Entry) (Receipt, error) {
 	receipt, err := l.append(ctx, e)
 	l.cfg.Metrics.appended(l.cfg.Name, receipt, err)
@@ -140,6 +145,7 @@ func (l *Log) append(ctx context.Context, e Entry) (Receipt, error) {
 	if err != nil {
 		return Receipt{}, err
 	}
+	defer l.pool.answering.Done()
 	select {
 	case <-w.done:
 	case <-ctx.Done():

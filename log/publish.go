@@ -44,12 +44,14 @@ func (l *Log) publishing(ctx context.Context, sequenced <-chan struct{}) error {
 
 // publishLast publishes the head at which the log stops, until ctx ends.
 func (l *Log) publishLast(ctx context.Context) error {
-	for l.Published().Head != l.tree.State().Head && l.stoppedBy() == nil && ctx.Err() == nil {
+	for l.Published().Head != l.tree.State().Head && l.stoppedBy() == nil {
+		// Also if ctx has ended: it may be published without witnesses.
 		if err := l.publishHead(ctx); err != nil && !errors.Is(err, errShort) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
+			return nil
 		case <-time.After(retryAfter / 10):
 		}
 	}
@@ -61,6 +63,9 @@ var errShort = errors.New("too few cosignatures")
 
 // publishHead publishes the head of the tree with what witnesses say of it.
 func (l *Log) publishHead(ctx context.Context) error {
+	if err := l.cfg.DB.Err(); err != nil {
+		return err
+	}
 	if l.stoppedBy() != nil {
 		return errShort
 	}
@@ -78,7 +83,14 @@ func (l *Log) publishHead(ctx context.Context) error {
 	}
 	began := time.Now()
 	if l.cfg.Cosign != nil {
-		lines, err := l.cosign(ctx, c)
+		// Even if witnesses are too few, those that were asked know it from now on.
+		if err := l.cfg.Newest.Note(l.cfg.Origin, c); err != nil {
+			return err
+		}
+		raw, err := l.cosign(ctx, c)
+		if dead := l.cfg.DB.Err(); dead != nil {
+			return dead
+		}
 		if errors.Is(err, ErrBehind) {
 			l.stop(err)
 			return errShort
@@ -88,9 +100,7 @@ func (l *Log) publishHead(ctx context.Context) error {
 			return errShort
 		}
 		l.setProblem(err) // published all the same, and told
-		for _, line := range lines {
-			c.Raw = append(append(c.Raw[:len(c.Raw):len(c.Raw)], line...), '\n')
-		}
+		c.Raw = raw
 		if err := l.cfg.DB.PutRecord(l.publishedRecord(), c.Raw); err != nil {
 			return err
 		}
@@ -104,31 +114,41 @@ func (l *Log) publishHead(ctx context.Context) error {
 	return nil
 }
 
-// cosign asks the witnesses, and keeps what they say.
-func (l *Log) cosign(ctx context.Context, c storage.Checkpoint) ([]string, error) {
+// cosign asks the witnesses, keeps what they say, and returns the note of c with it.
+func (l *Log) cosign(ctx context.Context, c storage.Checkpoint) (raw []byte, err error) {
 	lines, err := l.cfg.Cosign(ctx, c, func(old uint64) ([]storage.Hash, error) {
 		view := l.tree.View()
 		defer view.Close()
 		return view.ConsistencyProof(old, c.Size)
 	})
-	if len(lines) > 0 {
-		if keepErr := l.tree.Cosigned(c, lines); keepErr != nil {
-			return nil, keepErr
-		}
+	raw = c.Raw[:len(c.Raw):len(c.Raw)]
+	for _, line := range lines {
+		raw = append(append(raw, line...), '\n')
 	}
-	return lines, err
+	if len(lines) == 0 {
+		return raw, err
+	}
+	// What cannot be read must not be published: the log would not open over it.
+	if lineErr := errors.Join(l.tree.Cosigned(c, lines), l.verify(raw)); lineErr != nil {
+		return c.Raw, errors.Join(fmt.Errorf("lines of witnesses cannot be used: %w", lineErr), err)
+	}
+	return raw, err
+}
+
+// halt ends all signing, and everybody who waits gets the error; first is false if that was so.
+func (l *Log) halt(err error) (first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if first = l.stopped == nil; first {
+		l.stopped = err
+		close(l.halted)
+	}
+	return first
 }
 
 // stop ends all signing: going on could mean to sign another history.
 func (l *Log) stop(err error) {
-	l.mu.Lock()
-	first := l.stopped == nil
-	if first {
-		l.stopped = fmt.Errorf("%w: %w", ErrBehind, err)
-		close(l.halted)
-	}
-	l.mu.Unlock()
-	if first {
+	if l.halt(fmt.Errorf("%w: %w", ErrBehind, err)) {
 		l.logger.Error("a witness has cosigned a larger tree of this log than the one that is held: nothing more is signed; the database was restored from an old backup, or another machine runs this log", "error", err)
 	}
 	l.setProblem(err)

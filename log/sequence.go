@@ -23,9 +23,11 @@ const (
 )
 
 // Run sequences, publishes and forgets until ctx ends. Then it takes no more, sequences what waits,
-// and returns nil when everybody has an answer. It returns an error only if the disk failed.
+// and returns nil when everybody has an answer: no Append uses the database after it. It returns an
+// error, before ctx ends, only if the disk failed.
 func (l *Log) Run(ctx context.Context) error {
-	defer close(l.drained)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	sequenced := make(chan struct{})
 	var group errgroup.Group
 	group.Go(func() error {
@@ -33,9 +35,19 @@ func (l *Log) Run(ctx context.Context) error {
 		l.sequence(ctx)
 		return nil
 	})
-	group.Go(func() error { return l.publishing(ctx, sequenced) })
+	group.Go(func() error {
+		err := l.publishing(ctx, sequenced)
+		if err != nil { // what is taken from now on would never be answered
+			l.halt(err)
+			cancel()
+		}
+		return err
+	})
 	group.Go(func() error { l.forgetting(ctx); return nil })
-	return group.Wait()
+	err := group.Wait()
+	close(l.drained)
+	l.pool.answering.Wait()
+	return err
 }
 
 // sequence makes batches of what waits until ctx has ended and nothing waits any more.
@@ -44,6 +56,10 @@ func (l *Log) sequence(ctx context.Context) {
 	defer timer.Stop()
 	stop := ctx.Done()
 	for {
+		if stop != nil && ctx.Err() != nil { // also if there is always something to do
+			stop = nil
+			l.pool.close()
+		}
 		batch, after := l.pool.take(l.cfg.BatchEntries, l.cfg.BatchWait)
 		if len(batch) > 0 {
 			l.sequenceBatch(batch)
@@ -60,8 +76,6 @@ func (l *Log) sequence(ctx context.Context) {
 		case <-l.pool.wake:
 		case <-timer.C:
 		case <-stop:
-			stop = nil
-			l.pool.close()
 		}
 	}
 }
@@ -86,9 +100,12 @@ func (l *Log) sequenceBatch(batch []*waiting) {
 		close(w.done)
 	}
 	l.cfg.Metrics.sequenced(l.cfg.Name, len(fresh), time.Since(began))
-	select {
-	case l.committed <- struct{}{}:
-	default:
+	// Duplicates alone are no reason for a checkpoint: the one that has them is published, or soon.
+	if err == nil && len(fresh) > 0 || l.cfg.DB.Err() != nil {
+		select {
+		case l.committed <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -98,13 +115,15 @@ func (l *Log) divide(batch []*waiting) (fresh []*waiting, err error) {
 	view := l.tree.View()
 	defer view.Close()
 	for _, w := range batch {
-		if w.index, w.duplicate, err = view.Index(w.leaf); err != nil {
+		index, ok, err := view.Index(w.leaf)
+		if err == nil && ok {
+			w.promise, err = view.Receipt(index)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("look for an entry: %w", err)
 		}
-		if !w.duplicate {
+		if w.index, w.duplicate = index, ok; !ok {
 			fresh = append(fresh, w)
-		} else if w.promise, err = view.Receipt(w.index); err != nil {
-			return nil, fmt.Errorf("look for an entry: %w", err)
 		}
 	}
 	return fresh, nil
@@ -179,7 +198,7 @@ func (l *Log) promise(fresh []*waiting, start uint64, at int64) error {
 
 // timeNow returns the time for the next entries, in Unix seconds: it never goes back.
 func (l *Log) timeNow() (int64, error) {
-	now := time.Now().Unix()
+	now := l.cfg.now().Unix()
 	if back := l.lastTime - now; back > int64(maxBack.Seconds()) {
 		return 0, fmt.Errorf("%w: by %v; set it right", ErrClock, time.Duration(back)*time.Second)
 	}
