@@ -1,9 +1,7 @@
 package mirror
 
 import (
-	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -109,7 +107,7 @@ func (sh *shard) proven(item *rekor.Item) (*storage.Pin, error) {
 	}
 	now := time.Now()
 	p := &storage.Pin{
-		Index: index, Entry: item.Entry.Body, Receipt: encodeReceipt(&item.Entry), Proof: proof.Hashes, At: now,
+		Index: index, Entry: item.Entry.Body, Receipt: rekor.EncodeReceipt(&item.Entry, nil), Proof: proof.Hashes, At: now,
 		Keys:       rekor.StatementKeys(item.Entry.Attestation),
 		Checkpoint: storage.Checkpoint{Head: storage.Head{Size: c.Size, Root: c.Root}, Raw: c.Raw, FirstSeen: now, LastSeen: now},
 	}
@@ -119,46 +117,14 @@ func (sh *shard) proven(item *rekor.Item) (*storage.Pin, error) {
 	return p, nil
 }
 
-// A receipt is what the log promised about an entry and its leaf does not contain: version,
-// integrated time, SET, and attestation if there is one. Numbers are big endian.
-const receiptVersion = 1
-
-func encodeReceipt(e *rekor.Entry) []byte {
-	b := make([]byte, 0, 1+8+2+len(e.SET)+len(e.Attestation))
-	b = append(b, receiptVersion)
-	b = binary.BigEndian.AppendUint64(b, uint64(e.IntegratedTime))
-	b = binary.AppendUvarint(b, uint64(len(e.SET)))
-	b = append(b, e.SET...)
-	return append(b, e.Attestation...)
-}
-
-// decodeReceipt puts a receipt into an entry.
-func decodeReceipt(e *rekor.Entry, b []byte) error {
-	if len(b) < 10 || b[0] != receiptVersion {
-		return errors.New("receipt is malformed")
+// decodeReceipt puts a receipt into an entry. One with search keys is none of a mirror: nothing
+// that its log promised proves them.
+func decodeReceipt(e *rekor.Entry, receipt []byte) error {
+	keys, err := rekor.DecodeReceipt(e, receipt)
+	if err == nil && len(keys) > 0 {
+		err = errors.New("receipt has search keys, which no log promises")
 	}
-	e.IntegratedTime = int64(binary.BigEndian.Uint64(b[1:9]))
-	n, used := binary.Uvarint(b[9:])
-	if used <= 0 || used != len(binary.AppendUvarint(nil, n)) || n > uint64(len(b)-9-used) {
-		return errors.New("receipt is malformed")
-	}
-	b = b[9+used:]
-	e.SET = bytes.Clone(b[:n])
-	if len(b) > int(n) {
-		e.Attestation = bytes.Clone(b[n:])
-	}
-	return nil
-}
-
-// ReceiptKeys returns the search keys of a receipt: those of the attestation in it, of which
-// promised has seen that it is what the entry is about. They are the rekor.SearchKeys that an
-// intoto entry alone does not show.
-func ReceiptKeys(receipt []byte) []string {
-	var e rekor.Entry
-	if decodeReceipt(&e, receipt) != nil {
-		return nil
-	}
-	return rekor.StatementKeys(e.Attestation)
+	return err
 }
 
 // keysOf returns all search keys of a pin.

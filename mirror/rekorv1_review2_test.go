@@ -79,7 +79,7 @@ func TestRekorDamagedTree(t *testing.T) {
 		s.close()
 		s.log.Refuse(true)
 		s.sick('h', 1)
-		db, err := storage.Open("db", storage.Options{FS: s.disk, CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: mirror.ReceiptKeys, SearchVersion: 1})
+		db, err := storage.Open("db", storage.Options{FS: s.disk, CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: rekor.ReceiptKeys, SearchVersion: 1})
 		check(t, err)
 		service, err := mirror.NewService(mirror.ServiceConfig{Name: "test", URL: s.log.URL, DB: db})
 		if err != nil {

@@ -82,7 +82,7 @@ func (s *rekorStage) keysOf(shards ...*synthetic.Shard) (keys []trust.Key) {
 // start opens the disk and makes the service; run lets it follow.
 func (s *rekorStage) start() *rekorStage {
 	s.t.Helper()
-	options := storage.Options{FS: s.disk, CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: mirror.ReceiptKeys, SearchVersion: 1}
+	options := storage.Options{FS: s.disk, CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: rekor.ReceiptKeys, SearchVersion: 1}
 	if synced := s.synced; synced != nil {
 		options.FS = vfs.WithLogging(s.disk, func(format string, args ...any) {
 			if strings.HasPrefix(format, "sync") && strings.HasSuffix(fmt.Sprint(args[0]), ".log") {

@@ -332,7 +332,7 @@ func (sh *shard) copyChunk(ctx context.Context, s *storage.State) error {
 	}
 	entries, receipts := make([][]byte, len(items)), make([][]byte, len(items))
 	for i := range items {
-		entries[i], receipts[i] = items[i].Entry.Body, encodeReceipt(&items[i].Entry)
+		entries[i], receipts[i] = items[i].Entry.Body, rekor.EncodeReceipt(&items[i].Entry, nil)
 	}
 	_, err = sh.mirror.tree.Extend(entries, func(storage.Head) (storage.Seal, error) {
 		return storage.Seal{Checkpoint: s.Pending, Precedes: precedes, Receipts: receipts}, nil

@@ -8,7 +8,6 @@ import (
 	"syscall"
 
 	"github.com/understudy-log/understudy/log/rekor"
-	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -61,7 +60,7 @@ func (c *Config) openOrCreate(o storage.Options) (*storage.DB, error) {
 
 // indexed makes a database keep an index for searches.
 func indexed(o storage.Options) storage.Options {
-	o.SearchKeys, o.ReceiptKeys, o.SearchVersion = rekor.SearchKeys, mirror.ReceiptKeys, rekor.SearchVersion
+	o.SearchKeys, o.ReceiptKeys, o.SearchVersion = rekor.SearchKeys, rekor.ReceiptKeys, rekor.SearchVersion
 	return o
 }
 

@@ -1,8 +1,8 @@
 // Package rekor knows the formats of Rekor's entries, of both generations: the names and the
-// JSON of the API, canonical bodies, signed entry timestamps, the keys under which entries
-// are searched, and the files that people keep: Sigstore bundles, whose proofs it renews, and
-// cosign's older signatures, which it turns into bundles. It does no I/O and never follows a
-// URL.
+// JSON of the API, what clients propose, canonical bodies, signed entry timestamps, the keys
+// under which entries are searched, and the files that people keep: Sigstore bundles, whose
+// proofs it renews, and cosign's older signatures, which it turns into bundles. It does no I/O
+// and never follows a URL.
 //
 // What is canonical, and what an entry of Rekor v1 is found by, is decided by rekor's own
 // types (github.com/sigstore/rekor/pkg/types); entries of Rekor v2 are the canonical JSON of
@@ -10,7 +10,7 @@
 // A panic of those types on hostile input becomes an error here.
 //
 // Parsers refuse what is malformed; what is signed they hand over as it came. Only VerifySET
-// verifies a signature.
+// and the functions that take in proposals verify a signature.
 package rekor
 
 import (

@@ -180,7 +180,7 @@ func TestOwnLogV1(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return c.Entries.CreateLogEntry(entries.NewCreateLogEntryParamsWithContext(t.Context()).WithProposedEntry(proposed))
+		return c.Entries.CreateLogEntryContext(t.Context(), entries.NewCreateLogEntryParams().WithProposedEntry(proposed))
 	}
 	key, cert := w.certificate(t)
 	certPEM := pemOf("CERTIFICATE", cert)

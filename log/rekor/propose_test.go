@@ -379,7 +379,6 @@ func p1363(tb testing.TB, der []byte) []byte {
 func TestFastProposeMutated(t *testing.T) {
 	digest, signature, key, cert := proposalParts(t)
 	text := base64.StdEncoding.EncodeToString
-	taken, refused := 0, 0
 	pieces := []string{"{", "}", `"`, ",", ":", " ", `\`, `\n`, "=", "A", "null", "[]", `"kind"`, `"spec":`, `"content":""`, "\x00", "\xff", "-----"}
 	rapid.Check(t, func(r *rapid.T) {
 		// Changed below the base64: in DER or PEM, or in the JSON.
@@ -416,15 +415,8 @@ func TestFastProposeMutated(t *testing.T) {
 			t.Fatal(err)
 		}
 		verifier := text(mutate("pem", pemOf(kind, mutate("der", der))))
-		if checkPropose(r, mutate("json", []byte(goClient(digest, text(mutate("signature", raw)), verifier)))) {
-			taken++
-		} else {
-			refused++
-		}
+		checkPropose(r, mutate("json", []byte(goClient(digest, text(mutate("signature", raw)), verifier))))
 	})
-	if taken < 10 || refused < 10 {
-		t.Errorf("%d the fast way, %d not", taken, refused)
-	}
 }
 
 func FuzzPropose(f *testing.F) {

@@ -126,7 +126,7 @@ func digestOf(t *testing.T, body []byte) string {
 // mirrorOf follows a service until the test ends; all of its oldest shard is held.
 func mirrorOf(t *testing.T, upstream *synthetic.RekorV1) *mirror.Service {
 	t.Helper()
-	db, err := storage.Create("db", storage.Options{FS: vfs.NewMem(), CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: mirror.ReceiptKeys, SearchVersion: rekor.SearchVersion})
+	db, err := storage.Create("db", storage.Options{FS: vfs.NewMem(), CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: rekor.ReceiptKeys, SearchVersion: rekor.SearchVersion})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -53,7 +53,7 @@ func newRekorStage(t *testing.T) *rekorStage {
 	check(t, s.v1.IndexAll(1))
 
 	var err error
-	s.db, err = storage.Create("db", storage.Options{FS: vfs.NewMem(), CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: mirror.ReceiptKeys, SearchVersion: rekor.SearchVersion})
+	s.db, err = storage.Create("db", storage.Options{FS: vfs.NewMem(), CacheBytes: 4 << 20, SearchKeys: rekor.SearchKeys, ReceiptKeys: rekor.ReceiptKeys, SearchVersion: rekor.SearchVersion})
 	check(t, err)
 	t.Cleanup(func() { check(t, s.db.Close()) })
 	tree, err := s.db.CreateTree(v2Origin)
