@@ -21,7 +21,8 @@ func (a Audit) marshal() []byte {
 	return append(binary.BigEndian.AppendUint64([]byte{auditVersion}, uint64(a.Time)), a.Identity...)
 }
 
-func parseAudit(b []byte) (Audit, error) {
+// ParseAudit reads a stored row.
+func ParseAudit(b []byte) (Audit, error) {
 	if len(b) < 9 || b[0] != auditVersion {
 		return Audit{}, errors.New("audit row is malformed")
 	}
@@ -47,7 +48,7 @@ func (l *Log) Audits(start, end uint64, yield func(index uint64, a Audit) error)
 	view := l.tree.View()
 	defer view.Close()
 	return view.Audits(start, end, func(index uint64, row []byte) error {
-		a, err := parseAudit(row)
+		a, err := ParseAudit(row)
 		if err != nil {
 			return fmt.Errorf("audit row of entry %d: %w", index, err)
 		}

@@ -2,10 +2,12 @@ package log
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -183,6 +185,9 @@ func TestWitnessIsAhead(t *testing.T) {
 				} else {
 					s.good("0", r)
 				}
+				if r, err := s.within(time.Second, "0"); !errors.Is(err, ErrBehind) {
+					t.Errorf("a duplicate is answered: %+v %v", r, err)
+				}
 				for i := range 5 {
 					if _, ok, err := s.log.FindLeaf(storage.LeafHash(fmt.Append(nil, "other ", i))); ok || err != nil {
 						t.Errorf("entry %d is served: %v", i, err)
@@ -259,16 +264,92 @@ func TestCreate(t *testing.T) {
 	s.open(true)
 	s.append("0")
 	s.close()
-	if err := s.openOnly(true); !errors.Is(err, ErrBehind) {
-		t.Errorf("made again: %v", err)
-	}
-	s.close()
-	if err := s.disk.RemoveAll("newest"); err != nil {
-		t.Fatal(err)
-	}
 	before := key.times.Load()
 	if err := s.openOnly(true); !errors.Is(err, storage.ErrExists) || key.times.Load() != before {
 		t.Errorf("made again: %v", err)
 	}
 	s.close()
+	if err := s.disk.RemoveAll("db"); err != nil { // what was published is remembered elsewhere
+		t.Fatal(err)
+	}
+	if err := s.openOnly(true); !errors.Is(err, ErrBehind) || key.times.Load() != before {
+		t.Errorf("made again: %v", err)
+	}
+	s.close()
+}
+
+// TestStopWhileWaiting: what waits in the pool when the log finds that it is behind is not logged.
+func TestStopWhileWaiting(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newStage(t, func(c *Config) { c.BatchWait = time.Second })
+		s.open(true)
+		answered := make(chan error)
+		go func() {
+			_, err := s.log.Append(context.Background(), entryOf("waits"))
+			answered <- err
+		}()
+		synctest.Wait()
+		s.log.stop(errors.New("a witness has seen more"))
+		if err := <-answered; !errors.Is(err, ErrBehind) {
+			t.Errorf("answered: %v", err)
+		}
+		if size := s.log.Tree().State().Head.Size; size != 0 {
+			t.Errorf("%d entries are logged", size)
+		}
+		s.close()
+	})
+}
+
+// TestOpenRefuses: what the database says of the log is not believed where it contradicts itself, or
+// somebody has proven that the log signed two histories.
+func TestOpenRefuses(t *testing.T) {
+	w := &witness{t: t}
+	s := newStage(t, func(c *Config) { c.Cosign = w.Cosign })
+	s.open(true)
+	s.append("0")
+	s.append("1")
+	record := s.log.publishedRecord()
+	signed := func(size uint64, root storage.Hash) []byte {
+		t.Helper()
+		c, err := s.log.sign(storage.Head{Size: size, Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Raw
+	}
+	foreign, err := note.Sign(&note.Note{Text: "log.test/other\n1\n" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n"}, s.config.Signers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := s.db.Record(record)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, raw := range map[string][]byte{
+		"junk": []byte("junk"), "another tree": signed(1, storage.Hash{1}), "a larger tree": signed(9, storage.Hash{1}),
+		"another log": foreign, "cut": good[:len(good)-100],
+	} {
+		if err := s.db.PutRecord(record, raw); err != nil {
+			t.Fatal(err)
+		}
+		s.close()
+		if err := s.openOnly(false); err == nil {
+			t.Errorf("%s is what was published", name)
+		}
+	}
+	if err := s.db.PutRecord(record, good); err != nil {
+		t.Fatal(err)
+	}
+	s.close()
+	s.open(false)
+	if err := s.log.Tree().Quarantine(storage.Evidence{First: []byte("one"), Second: []byte("two"), At: time.Now(), Reason: "a test"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.within(time.Minute, "2"); !errors.Is(err, storage.ErrQuarantined) {
+		t.Errorf("append: %v", err)
+	}
+	s.close()
+	if err := s.openOnly(false); !errors.Is(err, storage.ErrQuarantined) {
+		t.Errorf("open: %v", err)
+	}
 }

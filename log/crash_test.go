@@ -129,6 +129,9 @@ func (s *stage) survives(disk *vfs.MemFS, before life, witnessed bool) (err erro
 	if got := after.log.Published(); before.published.Raw != nil && got.Size < before.published.Size {
 		return fmt.Errorf("%d was published, and now %d is", before.published.Size, got.Size)
 	}
+	if size := after.newest.Of(testOrigin).Size; size < max(before.published.Size, before.shown.Size) {
+		return fmt.Errorf("%d was published and %d shown to the witness, and %d is remembered", before.published.Size, before.shown.Size, size)
+	}
 	if err := after.has(before.published); err != nil {
 		return err
 	}

@@ -113,7 +113,8 @@ type Config struct {
 	Promise func(index uint64, at int64, e *Entry) ([]byte, error)
 	// Cosign collects cosignatures on a checkpoint, as lines "— <name> <base64>" without a newline;
 	// prove returns the consistency proof from an older size to it. An error means that they are
-	// too few; one that is ErrBehind that a witness knows a larger tree. Nil: there are no witnesses.
+	// too few; one that is ErrBehind that a witness knows a larger tree. It gives up by itself, and
+	// when ctx ends: nothing else is published meanwhile. Nil: there are no witnesses.
 	Cosign func(ctx context.Context, c storage.Checkpoint, prove func(old uint64) ([]storage.Hash, error)) (lines []string, err error)
 	// WithoutQuorum has checkpoints published with too few cosignatures.
 	WithoutQuorum bool
@@ -128,8 +129,8 @@ type Config struct {
 	MaxEntry int
 	// PoolEntries and PoolBytes bound what waits to be sequenced; 0 is 8192 and 64 MiB.
 	PoolEntries, PoolBytes int
-	// BatchEntries is how many waiting entries are sequenced at once, and BatchWait how long fewer
-	// of them wait for others; 0 is 256 and 25 ms.
+	// BatchEntries is how many entries have to wait for all that wait to be sequenced at once, and
+	// BatchWait how long fewer of them wait for others; 0 is 256 and 25 ms.
 	BatchEntries int
 	BatchWait    time.Duration
 	// Name stands in metrics.
@@ -162,8 +163,8 @@ type Log struct {
 
 // Problem is why a log does not do all that it should.
 type Problem struct {
-	Text  string
-	Since time.Time
+	Text  string    `json:"text"`
+	Since time.Time `json:"since"`
 }
 
 // publication is a published checkpoint; replaced is closed when there is another one.
@@ -177,16 +178,18 @@ type publication struct {
 // count. A log is made once in its life: making it again under the same name and keys would be to sign
 // two histories.
 func Create(cfg Config) (*Log, error) {
-	if known := cfg.Newest.Of(cfg.Origin); known.Raw != nil {
+	tree, err := cfg.DB.OpenTree(cfg.Origin)
+	switch known := cfg.Newest.Of(cfg.Origin); {
+	case err == nil && tree.State().Pending.Raw != nil:
+		return nil, fmt.Errorf("create %q: %w", cfg.Origin, storage.ErrExists)
+	case err == nil: // it crashed before, or a key could not sign
+		return Open(cfg)
+	case !errors.Is(err, storage.ErrNotExist):
+		return nil, err
+	case known.Raw != nil:
 		return nil, &BehindError{Origin: cfg.Origin, Published: known}
 	}
-	_, err := cfg.DB.CreateTree(cfg.Origin)
-	if errors.Is(err, storage.ErrExists) {
-		if tree, openErr := cfg.DB.OpenTree(cfg.Origin); openErr == nil && tree.State().Pending.Raw == nil {
-			err = nil // it crashed before, or a key could not sign
-		}
-	}
-	if err != nil {
+	if _, err := cfg.DB.CreateTree(cfg.Origin); err != nil {
 		return nil, err
 	}
 	return Open(cfg)

@@ -29,34 +29,34 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return &Metrics{
 		factory: f,
 		appends: f.NewCounterVec(prometheus.CounterOpts{
-			Name: "understudy_log_appends_total",
+			Name: "understudy_private_log_appends_total",
 			Help: "Entries that were to be appended to a private log, by what became of them.",
 		}, []string{"log", "result"}),
 		batches: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "understudy_log_batch_entries",
+			Name:    "understudy_private_log_batch_entries",
 			Help:    "New entries that were sequenced at once.",
 			Buckets: prometheus.ExponentialBuckets(1, 4, 8),
 		}, []string{"log"}),
 		commits: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "understudy_log_sequence_seconds",
+			Name:    "understudy_private_log_sequence_seconds",
 			Help:    "Time from taking a batch to its durable commit.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}, []string{"log"}),
 		cosigning: f.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "understudy_log_publish_seconds",
+			Name:    "understudy_private_log_publish_seconds",
 			Help:    "Time to publish a checkpoint, with the answers of witnesses.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
 		}, []string{"log"}),
 		size: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "understudy_log_published_size",
+			Name: "understudy_private_log_published_size",
 			Help: "Entries in the tree of the published checkpoint.",
 		}, []string{"log"}),
 		at: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "understudy_log_published_timestamp_seconds",
+			Name: "understudy_private_log_published_timestamp_seconds",
 			Help: "When a checkpoint was published last.",
 		}, []string{"log"}),
 		problems: f.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "understudy_log_problem",
+			Name: "understudy_private_log_problem",
 			Help: "1 while a private log does not publish as it should.",
 		}, []string{"log"}),
 	}
@@ -84,7 +84,7 @@ func (m *Metrics) watch(l *Log) {
 	}
 	m.problems.WithLabelValues(l.cfg.Name)
 	m.factory.NewGaugeFunc(prometheus.GaugeOpts{
-		Name:        "understudy_log_waiting_entries",
+		Name:        "understudy_private_log_waiting_entries",
 		Help:        "Entries that wait to be sequenced.",
 		ConstLabels: prometheus.Labels{"log": l.cfg.Name},
 	}, func() float64 { return float64(l.pool.size()) })

@@ -80,8 +80,8 @@ func (p *pool) wakeUp() {
 	}
 }
 
-// take returns what waits, up to a number of entries, if there are so many or the oldest waits for
-// long enough; else for how long to wait on: 0 is until the next one comes.
+// take returns all that waits, if it is so many entries or the oldest waits for long enough; else for
+// how long to wait on: 0 is until the next one comes.
 func (p *pool) take(entries int, wait time.Duration) (batch []*waiting, after time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

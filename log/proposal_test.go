@@ -176,7 +176,7 @@ func FuzzAuditRow(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{2, 0, 0, 0, 0, 0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if a, err := parseAudit(b); err == nil && !bytes.Equal(a.marshal(), b) {
+		if a, err := ParseAudit(b); err == nil && !bytes.Equal(a.marshal(), b) {
 			t.Errorf("%x is read as %+v, which is %x", b, a, a.marshal())
 		}
 	})

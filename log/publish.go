@@ -149,7 +149,7 @@ func (l *Log) halt(err error) (first bool) {
 // stop ends all signing: going on could mean to sign another history.
 func (l *Log) stop(err error) {
 	if l.halt(fmt.Errorf("%w: %w", ErrBehind, err)) {
-		l.logger.Error("a witness has cosigned a larger tree of this log than the one that is held: nothing more is signed; the database was restored from an old backup, or another machine runs this log", "error", err)
+		l.logger.Error("a witness has cosigned a larger tree of this log than the one that is held: nothing more is signed until the next start. The database was restored from an old backup: restore a newer one; or another machine runs this log: stop one of the two; or the witness lies: take it out of the policy", "error", err)
 	}
 	l.setProblem(err)
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,6 +120,17 @@ func TestHeadAgain(t *testing.T) {
 		if r := s.append("1"); r.Index != 1 || !r.Duplicate {
 			t.Errorf("again: %+v", r)
 		}
+		var kept []uint64 // sizes whose cosignatures are in the archive
+		view := s.log.Tree().View()
+		if err := view.Archive(0, math.MaxUint64, func(row storage.ArchiveRow) error {
+			if slices.Equal(row.Cosignatures, []string{cosignature}) {
+				kept = append(kept, row.Checkpoint.Size)
+			}
+			return nil
+		}); err != nil || !slices.Equal(kept[max(0, len(kept)-2):], []uint64{1, 2}) {
+			t.Errorf("cosignatures are kept of %d: %v", kept, err)
+		}
+		view.Close()
 		s.close()
 	})
 }
@@ -236,6 +249,9 @@ func TestIdle(t *testing.T) {
 			if w.times() != asked+1 || key.times.Load() != signed+1 || s.log.Published().LastSeen.Sub(seen) != 10*time.Second {
 				t.Errorf("in an interval: asked %d times, signed %d times, published %v later", w.times()-asked, key.times.Load()-signed, s.log.Published().LastSeen.Sub(seen))
 			}
+		}
+		if at := s.log.Tree().State().Pending.LastSeen; !at.Equal(s.log.Published().LastSeen) {
+			t.Errorf("vouched for at %v, published at %v", at, s.log.Published().LastSeen)
 		}
 		key.will(func([]byte) ([]byte, error) { return nil, errors.New("the key is away") })
 		published := s.log.Published()
