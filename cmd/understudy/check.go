@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-log/understudy/cmd/internal/private"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
@@ -79,6 +80,10 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 			keys.own[log.Origin] = log.keys
 		}
 	}
+	own := c.privateKeys(ctx)
+	for origin, key := range own {
+		keys.own[origin] = []trust.Key{key}
+	}
 	db, err := c.openHeld(storage.Options{ReadOnly: !repair})
 	if err != nil {
 		return checkOpenError(err)
@@ -104,6 +109,8 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 				return err
 			}
 			switch m, err := heldMirror(c, db, tree); {
+			case c.privateOrigin(origin):
+				o.VerifyEntry = private.VerifyEntry(own[origin].Public(), c.Private.V1 != nil && c.Private.V1.origin() == origin)
 			case err != nil:
 				keyErr = fmt.Errorf("those of entries: %w", err)
 			case m != nil:

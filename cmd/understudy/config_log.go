@@ -76,6 +76,9 @@ type WitnessPolicyConfig struct {
 	Timeout Duration `yaml:"timeout"`
 	// WithoutQuorum is what happens to a checkpoint that has too few: wait or publish.
 	WithoutQuorum string `yaml:"without_quorum"`
+	// Logs are the generations that are witnessed, v1 and v2; default: those that there are. Few
+	// witnesses know the keys of Rekor v1.
+	Logs []string `yaml:"logs"`
 }
 
 // AccessConfig says who may use the private log.
@@ -296,6 +299,24 @@ func (c *Config) completePrivateRest() error {
 		return c.mistake("a policy without \"file\", which names witnesses and the quorum (tlog-policy)", "log", "witness_policy")
 	case w.WithoutQuorum != "wait" && w.WithoutQuorum != "publish":
 		return c.mistake(c.oneOf(w.WithoutQuorum, "wait", "publish"), "log", "witness_policy", "without_quorum")
+	}
+	var there []string
+	if p.V1 != nil {
+		there = append(there, "v1")
+	}
+	if p.V2 != nil {
+		there = append(there, "v2")
+	}
+	if w.Logs == nil {
+		w.Logs = there
+	}
+	if len(w.Logs) == 0 {
+		return c.mistake("witnesses of no log: name v1, v2 or both, or leave \"logs\" out", "log", "witness_policy", "logs")
+	}
+	for i, name := range w.Logs {
+		if !slices.Contains(there, name) {
+			return c.mistake(c.oneOf(name, there...), "log", "witness_policy", "logs", i)
+		}
 	}
 	return nil
 }

@@ -61,6 +61,8 @@ func TestConfigPrivateMistakes(t *testing.T) {
 		{listenV1 + "log:\n  passphrase_file: p\n  v1: {host: a.example, tree_id: 1, key: k}\n" + openLog, `3:3: entries are kept as they were proposed, encrypted: "key" in "proposals" is the file of that key; "understudy log init" makes one`},
 		{listenV1 + "log:\n  passphrase_file: p\n  proposals: {retention: 1h}\n  v1: {host: a.example, tree_id: 1, key: k}\n" + openLog, `4:14: entries are kept as they were proposed, encrypted: "key" in "proposals" is the file of that key; "understudy log init" makes one`},
 		{privateOK + "  witness_policy: {timeout: 1s}\n", `7:19: a policy without "file", which names witnesses and the quorum (tlog-policy)`},
+		{privateOK + "  witness_policy: {file: f, logs: [v3]}\n", `7:36: unknown value "v3"; did you mean "v1"?`},
+		{privateOK + "  witness_policy: {file: f, logs: []}\n", `7:35: witnesses of no log: name v1, v2 or both, or leave "logs" out`},
 		{privateOK + "  witness_policy: {file: f, without_quorum: publsh}\n", `7:45: unknown value "publsh"; did you mean "publish"?`},
 
 		// v1
@@ -167,7 +169,7 @@ log:
 	if p.V1.URL != "https://rekor.example" || p.V1.TreeID != 1<<63-1 || p.V2.URL != "https://log.example:3003" || p.Operator != "rekor.example" || p.V1.Key != "awskms://v1" {
 		t.Errorf("got %+v, %+v, %+v", p, p.V1, p.V2)
 	}
-	if *p.WitnessPolicy != (WitnessPolicyConfig{File: "w", Timeout: Duration(5 * time.Second), WithoutQuorum: "wait"}) {
+	if !reflect.DeepEqual(*p.WitnessPolicy, WitnessPolicyConfig{File: "w", Timeout: Duration(5 * time.Second), WithoutQuorum: "wait", Logs: []string{"v1", "v2"}}) {
 		t.Errorf("got %+v", p.WitnessPolicy)
 	}
 	identities := []IdentityConfig{

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/understudy-log/understudy/cmd/internal/access"
 	"github.com/understudy-log/understudy/cmd/internal/rest"
 	"github.com/understudy-log/understudy/cmd/internal/rpc"
 	"github.com/understudy-log/understudy/mirror"
@@ -45,6 +46,9 @@ type daemon struct {
 	witnessOnly map[string]witnessedLog
 
 	archive *archive.Archive // nil if no evidence packs are made
+
+	private []*privateLog   // the generations of the private log; none if there is no such log
+	access  *access.Control // who may use it
 
 	logsMu sync.RWMutex
 	logs   []*follower // guarded by logsMu once the daemon runs: successors are added
@@ -121,6 +125,9 @@ func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, ne
 	if err := errors.Join(d.openSuccessors(), d.openWitness()); err != nil {
 		return nil, err
 	}
+	if err := d.openPrivate(ctx); err != nil {
+		return nil, err
+	}
 	if err := d.openArchive(ctx); err != nil {
 		return nil, err
 	}
@@ -129,7 +136,7 @@ func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, ne
 	}
 	held := slices.DeleteFunc(db.Origins(), func(origin string) bool {
 		_, witnessed := d.witnessOnly[origin]
-		return witnessed || slices.ContainsFunc(d.logs, func(f *follower) bool {
+		return witnessed || c.privateOrigin(origin) || slices.ContainsFunc(d.logs, func(f *follower) bool {
 			return origin == f.config.Origin || f.config.isService() && (f.service == nil || slices.ContainsFunc(f.mirrors(), func(m *mirror.Mirror) bool { return m.Origin() == origin }))
 		})
 	})
@@ -267,7 +274,7 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
-		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Gatherer: d.registry})
+		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Private: d.privateLog, Gatherer: d.registry})
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
 	group.Go(func() error {
@@ -275,6 +282,9 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 	})
 	d.logger.Info("serving", "version", version(), "data_dir", d.config.DataDir, "logs", len(d.logs),
 		"http", l.http.Addr().String(), "grpc", l.grpc.Addr().String(), "admin", l.admin.Addr().String())
+	if err := d.runPrivate(ctx, group, l); err != nil {
+		group.Go(func() error { return err }) // it ends what was begun
+	}
 	group.Go(func() error { d.follow(ctx); return nil })
 	if d.tuf != nil {
 		group.Go(func() error { return d.tuf.Run(ctx) })
@@ -454,6 +464,7 @@ func (d *daemon) status() rest.Status {
 		status := d.archive.Status()
 		s.Archive = &status
 	}
+	s.Private = d.privateStatuses()
 	return s
 }
 

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -21,7 +19,7 @@ func newLogCommand() *cobra.Command {
 		Long: `Log makes a private log: its keys and its configuration, its empty trees, and tokens
 for those who may use it. "understudy serve" then runs it.`,
 	}
-	log.AddCommand(newLogInitCommand(), newLogCreateCommand(), newLogTokenCommand())
+	log.AddCommand(newLogInitCommand(), newLogCreateCommand(), newLogTokenCommand(), newLogMaterialCommand(), newLogAuditCommand())
 	return log
 }
 
@@ -31,9 +29,9 @@ func newLogCreateCommand() *cobra.Command {
 		Short: "Make the empty trees of the private log, once",
 		Long: `Create makes the trees of the private log in the data directory, empty, each with a
 signed checkpoint. It is done once, with the daemon stopped. A tree that is there
-already stays as it is, and is an error: a log is never begun anew under its old name.
+already stays as it is: a log is never begun anew under its old name.
 
-Exit codes: 0 made; 2 it is there already, or cannot be made.`,
+Exit codes: 0 made; 2 all are there already, or one cannot be made.`,
 		Example: `  understudy log create
   understudy log create --config /etc/understudy/understudy.yaml`,
 		Args: cobra.NoArgs,
@@ -48,11 +46,6 @@ Exit codes: 0 made; 2 it is there already, or cannot be made.`,
 			return createLogs(cmd.Context(), c, cmd.OutOrStdout())
 		},
 	}
-}
-
-// createLogs makes the trees of the private log, and says so for each.
-func createLogs(_ context.Context, _ *Config, _ io.Writer) error {
-	return errors.New("not wired")
 }
 
 func newLogTokenCommand() *cobra.Command {

@@ -256,6 +256,7 @@ const initialAccess = `
   #  file: witnesses.policy
   #  timeout: 5s
   #  without_quorum: wait     # or publish
+  #  logs: [v2]               # default: both; few witnesses know keys of Rekor v1
 
   # Everybody on this machine may use the log, to try it out. For others, replace this by tls and
   # identities; "understudy log token" makes tokens.

@@ -124,7 +124,10 @@ func (c *Config) explainFatal(err error) error {
 }
 
 // listeners are the sockets of the daemon.
-type listeners struct{ http, grpc, admin net.Listener }
+type listeners struct {
+	http, grpc, admin net.Listener
+	logV1, logV2      net.Listener // of the private log; nil where there is no such generation
+}
 
 // listen opens the sockets, so that a mistake in an address shows before anything
 // else happens.
@@ -140,7 +143,11 @@ func listen(c *Config) (_ *listeners, err error) {
 		listener     *net.Listener
 	}{
 		{"http", c.Listen.HTTP, &l.http}, {"grpc", c.Listen.GRPC, &l.grpc}, {"admin", c.Listen.Admin, &l.admin},
+		{"log_v1", c.Listen.LogV1, &l.logV1}, {"log_v2", c.Listen.LogV2, &l.logV2},
 	} {
+		if socket.address == "" {
+			continue
+		}
 		*socket.listener, err = net.Listen("tcp", socket.address)
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, fmt.Errorf("listen for %s on %s: another program has that port; stop it, or change listen.%s in the configuration", socket.key, socket.address, socket.key)
@@ -149,12 +156,16 @@ func listen(c *Config) (_ *listeners, err error) {
 			return nil, fmt.Errorf("listen for %s: %w; change listen.%s in the configuration", socket.key, err, socket.key)
 		}
 	}
-	l.http, l.grpc = rest.LimitConnections(l.http), rest.LimitConnections(l.grpc)
+	for _, public := range []*net.Listener{&l.http, &l.grpc, &l.logV1, &l.logV2} {
+		if *public != nil {
+			*public = rest.LimitConnections(*public)
+		}
+	}
 	return l, nil
 }
 
 func (l *listeners) close() {
-	for _, listener := range []net.Listener{l.http, l.grpc, l.admin} {
+	for _, listener := range []net.Listener{l.http, l.grpc, l.admin, l.logV1, l.logV2} {
 		if listener != nil {
 			listener.Close()
 		}

@@ -100,6 +100,10 @@ func heldStatus(c *Config) (s rest.Status, err error) {
 		return s, err
 	}
 	for _, origin := range db.Origins() {
+		if c.privateOrigin(origin) {
+			s.Private = append(s.Private, c.heldPrivate(db, origin))
+			continue
+		}
 		if shard, ok := shards[origin]; ok {
 			s.Logs = append(s.Logs, shard)
 			continue
@@ -221,6 +225,9 @@ func statusText(s rest.Status) string {
 	if s.Archive != nil {
 		b.WriteString(archiveText(s.Archive, time.Now()))
 	}
+	for _, p := range s.Private {
+		b.WriteString(privateText(p, time.Now()))
+	}
 	for _, log := range s.Logs {
 		fmt.Fprintf(&b, "\n%s (%s)\n", log.Name, log.Origin)
 		fmt.Fprintf(&b, "  held      %s\n", heldText(log))
@@ -329,6 +336,9 @@ func statusLines(s rest.Status) string {
 	}
 	if s.Archive != nil {
 		b.WriteString(archiveLine(s.Archive, time.Now()))
+	}
+	for _, p := range s.Private {
+		b.WriteString(privateLine(p, time.Now()))
 	}
 	return b.String()
 }

@@ -77,6 +77,9 @@ Exit codes: 0 written; 1 there was no such file then; 2 it could not be written.
 			if err != nil {
 				return err
 			}
+			if o.own, err = c.ownLogs(cmd.Context()); err != nil {
+				return err
+			}
 			return o.export(cmd.Context(), c, args[0], cmd.ErrOrStderr())
 		},
 	}

@@ -88,7 +88,14 @@ func newUnderstudy(t *testing.T, s settings) *daemon {
 		t.Fatal(err)
 	}
 	save(t, filepath.Join(d.dir, "keys", "passphrase"), []byte(passphrase))
-	d.command("log", "init")   // the keys that the configuration names
+	init := []string{"log", "init", "keys", "--passphrase-file", "keys/passphrase"}
+	if s.without != 1 {
+		init = append(init, "--v1-host", d.v1Host)
+	}
+	if s.without != 2 {
+		init = append(init, "--v2-origin", d.v2Host)
+	}
+	d.command(init...)         // the keys that the configuration names
 	d.command("log", "create") // the trees
 	if s.policy != nil {       // witnesses are told the key before the log is run
 		key := d.stage().log(t, 2).PublicKey.(ed25519.PublicKey)

@@ -8,10 +8,12 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/understudy-log/understudy/log"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
@@ -29,6 +31,8 @@ type AdminConfig struct {
 	// Archive makes evidence packs; nil: none are made.
 	Archive  *archive.Archive
 	Gatherer prometheus.Gatherer
+	// Private returns a generation of the private log, v1 or v2; nil if it is not there, or not served.
+	Private func(name string) *log.Log
 }
 
 // Status is what /status answers and "understudy status --json" prints.
@@ -46,6 +50,34 @@ type Status struct {
 	Witness *witness.Status `json:"witness,omitempty"`
 	// Archive is the state of the evidence packs; nil if none are made.
 	Archive *archive.Status `json:"archive,omitempty"`
+	// Private is the private log, by generation; none: there is no such log.
+	Private []PrivateStatus `json:"private_log,omitempty"`
+}
+
+// PrivateStatus is the state of one generation of the private log.
+type PrivateStatus struct {
+	Name   string `json:"name"` // v1 or v2
+	Origin string `json:"origin"`
+	URL    string `json:"url"`
+	// Since is when it was made: verifiers trust it from then on. Zero: that cannot be read.
+	Since time.Time `json:"since"`
+	Size  uint64    `json:"size"` // entries that are durable
+	// Published and Root are of the published checkpoint; PublishedAt is when it was signed, or
+	// signed again; nil: none is published since the start.
+	Published   uint64     `json:"published_size"`
+	Root        string     `json:"published_root"`
+	PublishedAt *time.Time `json:"published_at,omitempty"`
+	// Problem is why it does not publish as it should, or is not served at all.
+	Problem   *log.Problem   `json:"problem,omitempty"`
+	Witnesses []WitnessOfLog `json:"witnesses,omitempty"`
+}
+
+// WitnessOfLog is a witness that is asked to cosign the private log.
+type WitnessOfLog struct {
+	Name    string `json:"name"`
+	URL     string `json:"url,omitempty"`
+	Size    uint64 `json:"size"`              // of the newest checkpoint that it cosigned since the start
+	Failure string `json:"failure,omitempty"` // why it did not when it was last asked
 }
 
 // TrustStatus is the state of the TUF repository of our own.
@@ -94,6 +126,7 @@ type PinResult struct {
 //	/status         Status
 //	/backup         POST a BackupRequest
 //	/pin            POST a PinRequest, get a PinCount and as many PinResults, one a line
+//	/log/audit      AuditRow of each entry of the private log ?log=v1 or v2, from ?start= to before ?end=
 //	/packs          archive.PackStatus of each evidence pack
 //	/pack           POST a PackRequest: make one now, or hold one
 //	/debug/pprof/   profiles
@@ -109,6 +142,7 @@ func NewAdmin(c AdminConfig) http.Handler {
 	})
 	mux.HandleFunc("POST /backup", c.backup)
 	mux.HandleFunc("POST /pin", c.pin)
+	mux.HandleFunc("GET /log/audit", serveAudit(func(r *http.Request) *log.Log { return c.Private(r.URL.Query().Get("log")) }))
 	mux.HandleFunc("GET /packs", c.packs)
 	mux.HandleFunc("POST /pack", c.pack)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

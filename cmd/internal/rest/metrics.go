@@ -13,13 +13,22 @@ import (
 // bounded: routes are the patterns of a ServeMux in next, which are those of paths, codes
 // those that we send.
 func countRequests(r prometheus.Registerer, paths []string, next http.Handler) http.Handler {
+	return countRequestsAs(r, "understudy_http", "on the public HTTP address", paths, next)
+}
+
+// countRequestsOf is countRequests for an address of a private log.
+func countRequestsOf(r prometheus.Registerer, address string, paths []string, next http.Handler) http.Handler {
+	return countRequestsAs(prometheus.WrapRegistererWith(prometheus.Labels{"address": address}, r), "understudy_private_log_http", "at the addresses of the private log", paths, next)
+}
+
+func countRequestsAs(r prometheus.Registerer, prefix, where string, paths []string, next http.Handler) http.Handler {
 	requests := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "understudy_http_requests_total",
-		Help: "Requests answered on the public HTTP address, by route and status code.",
+		Name: prefix + "_requests_total",
+		Help: "Requests answered " + where + ", by route and status code.",
 	}, []string{"route", "code"})
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "understudy_http_request_duration_seconds",
-		Help:    "Time to answer a request on the public HTTP address, until the client has taken the answer.",
+		Name:    prefix + "_request_duration_seconds",
+		Help:    "Time to answer a request " + where + ", until the client has taken the answer.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10},
 	}, []string{"route"})
 	r.MustRegister(requests, seconds)
@@ -48,6 +57,9 @@ func (r *codeRecorder) WriteHeader(code int) {
 	r.code = code
 	r.ResponseWriter.WriteHeader(code)
 }
+
+// Flush serves gRPC, which asks for it by type.
+func (r *codeRecorder) Flush() { http.NewResponseController(r.ResponseWriter).Flush() }
 
 // Unwrap serves http.ResponseController.
 func (r *codeRecorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

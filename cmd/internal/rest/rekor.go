@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/understudy-log/understudy/cmd/internal/private"
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
@@ -37,11 +38,12 @@ type rekorService interface {
 //
 //   - what is not known is 503, with a reason, and never 404;
 //   - HEAD is answered where GET is;
-//   - nothing is taken in: POST log/entries is 405, for ever;
+//   - a mirror takes nothing in: POST log/entries is 405, for ever;
 //   - request bodies are bounded;
 //   - a UUID with the tree ID 0 is a bad request (400), not an error of the server (500).
 type rekorAPI struct {
 	service             rekorService
+	private             *private.V1 // takes entries in; nil: it is a mirror
 	logger              *slog.Logger
 	mux                 *http.ServeMux
 	bodies              costly
@@ -372,8 +374,12 @@ func covered(ranges []mirror.IndexRange) string {
 	return string(out)
 }
 
-// write refuses a new entry. The body is not looked at.
-func (p *rekorAPI) write(w http.ResponseWriter, _ *http.Request) {
+// write takes a new entry, or refuses it without a look at the body.
+func (p *rekorAPI) write(w http.ResponseWriter, r *http.Request) {
+	if p.private != nil {
+		p.append(w, r)
+		return
+	}
 	w.Header().Set("Allow", "GET, HEAD")
 	refuseRekor(w, http.StatusMethodNotAllowed, "this is a mirror of Rekor and takes no entries; write to Rekor itself, or to a private log at its own address")
 }

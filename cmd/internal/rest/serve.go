@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,6 +23,20 @@ const stopTime = 4 * time.Second
 // to four seconds for those under way, cuts off the rest, and returns nil once no
 // handler runs any more. It closes l. answerTime bounds one answer; 0 is unbounded.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, answerTime time.Duration, logger *slog.Logger) error {
+	return serve(ctx, l, h, answerTime, nil, nil, logger)
+}
+
+// ServeLog is Serve for an address of the private log: with TLS, unless secure is nil, and HTTP/2 also
+// without it, for gRPC.
+func ServeLog(ctx context.Context, l net.Listener, h http.Handler, secure *tls.Config, logger *slog.Logger) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(secure != nil)
+	protocols.SetUnencryptedHTTP2(secure == nil)
+	return serve(ctx, l, h, time.Minute, secure, protocols, logger)
+}
+
+func serve(ctx context.Context, l net.Listener, h http.Handler, answerTime time.Duration, secure *tls.Config, protocols *http.Protocols, logger *slog.Logger) error {
 	var running sync.RWMutex // held for reading by every handler
 	server := &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -37,10 +52,18 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, answerTime time.
 		WriteTimeout:      answerTime,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		TLSConfig:         secure,
+		Protocols:         protocols,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(l) }()
+	go func() {
+		if secure != nil {
+			failed <- server.ServeTLS(l, "", "")
+			return
+		}
+		failed <- server.Serve(l)
+	}()
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serve HTTP on %s: %w", l.Addr(), err)

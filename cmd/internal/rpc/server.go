@@ -58,16 +58,21 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
+// recovered answers a call that panicked.
+func recovered(logger *slog.Logger) recovery.Option {
+	return recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
+		logger.Error("call panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		return statusOf(codes.Internal, reasonInternal, "this is a defect of the server; its operator finds the details in its log", nil)
+	})
+}
+
 // NewServer returns a server of mirrored logs. Health is SERVING while it runs, whatever the
 // upstreams do. Stop and GracefulStop return once no handler runs any more, so that the
 // database can be closed.
 func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 	count, logger := newMetrics(c.Registerer), c.Logger
 	limit := newLimiter(maxCalls, maxUnread)
-	recovered := recovery.WithRecoveryHandlerContext(func(_ context.Context, p any) error {
-		logger.Error("call panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-		return statusOf(codes.Internal, reasonInternal, "this is a defect of the server; its operator finds the details in its log", nil)
-	})
+	recovered := recovered(logger)
 	s := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(count.unary, recovery.UnaryServerInterceptor(recovered), limit.unary),
 		grpc.ChainStreamInterceptor(count.stream, recovery.StreamServerInterceptor(recovered), limit.stream),

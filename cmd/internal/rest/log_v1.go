@@ -1,0 +1,161 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/understudy-log/understudy/cmd/internal/access"
+	"github.com/understudy-log/understudy/cmd/internal/private"
+	"github.com/understudy-log/understudy/log"
+	"github.com/understudy-log/understudy/log/rekor"
+)
+
+// appendTime is how long a client waits for a receipt: less than the 30 seconds that rekor's and
+// sigstore's clients have patience for, so that they get the reason.
+const appendTime = 25 * time.Second
+
+// LogV1Config is what NewLogV1 needs.
+type LogV1Config struct {
+	Log        *private.V1
+	Access     *access.Control
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// NewLogV1 returns the handler of the private log's first generation: all of Rekor v1's API, of
+// which a mirror serves the part that reads. Proposals are bounded as those of a mirror are, and what
+// one identity may have under way is bounded by access.
+func NewLogV1(c LogV1Config) http.Handler {
+	mux := http.NewServeMux()
+	p := newRekorAPI(c.Log, c.Logger, mux)
+	p.private = c.Log
+	mux.HandleFunc("GET "+auditPath, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() }))
+	p.bodies = newCostly(maxLargeBodies, maxRequests, "large requests")
+	p.proposals = newCostly(runtime.GOMAXPROCS(0), maxRequests*8, "proposed entries")
+	h := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		role := access.Read
+		switch {
+		case r.Method == http.MethodPost && strings.TrimRight(r.URL.Path, "/") == "/api/v1/log/entries":
+			role = access.Append
+		case r.URL.Path == auditPath:
+			role = access.Operate
+		}
+		c.Access.Require(role, mux).ServeHTTP(w, r)
+	}))
+	return c.Access.Guard(refuseRekorAccess, countRequestsOf(c.Registerer, "log_v1", append(rekorPaths(), auditPath), h))
+}
+
+// LostLog answers for a private log that cannot go on where it ended.
+func LostLog() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("Retry-After", "30")
+		refuseRekor(w, http.StatusServiceUnavailable, "this log is not served until its operator has looked after it: the reason stands in its log, and in \"understudy status\"")
+	})
+}
+
+// refuseRekorAccess refuses in the shape of Rekor's API.
+func refuseRekorAccess(w http.ResponseWriter, _ *http.Request, status int, text string) {
+	w.Header().Set("Cache-Control", "no-store")
+	refuseRekor(w, status, text)
+}
+
+// append logs a proposed entry.
+func (p *rekorAPI) append(w http.ResponseWriter, r *http.Request) {
+	if !accepts(w, r, mediaJSON) {
+		return
+	}
+	var proposed json.RawMessage
+	var proposal *rekor.Proposal
+	err := p.readBody(w, r, "proposedEntry", &proposed, func() (err error) {
+		if err = p.proposals.enter(r); err != nil {
+			return err
+		}
+		defer p.proposals.leave(r)
+		proposal, err = rekor.Propose(r.Context(), proposed)
+		return err
+	})
+	if err != nil {
+		refuseProposal(w, err)
+		return
+	}
+	identity, _ := access.FromContext(r.Context())
+	ctx, cancel := context.WithTimeout(r.Context(), appendTime)
+	defer cancel()
+	item, duplicate, err := p.private.Append(ctx, identity.Name, proposed, proposal)
+	if err != nil {
+		p.refuseAppend(w, r, err)
+		return
+	}
+	uuid := item.UUID.String()
+	w.Header().Set("Location", "/api/v1/log/entries/"+uuid)
+	if duplicate {
+		// Rekor's clients take the entry from there: it has the receipt of the first time.
+		refuseRekor(w, http.StatusConflict, "an equivalent entry already exists in the transparency log with UUID "+uuid)
+		return
+	}
+	data, err := rekor.MarshalItem(item)
+	if err != nil {
+		p.refuse(w, r, err)
+		return
+	}
+	w.Header()["ETag"] = []string{uuid} // not quoted: so has Rekor
+	writeRekor(w, http.StatusCreated, mediaJSON, append(data, '\n'))
+}
+
+// refuseProposal answers a request whose entry is not good.
+func refuseProposal(w http.ResponseWriter, err error) {
+	if input, ok := err.(*rekor.InputError); ok {
+		err = refused(input.Status, input.Err.Error())
+	}
+	refuseInvalid(w, err)
+}
+
+// appendStatus is the one table from the reasons of the private log to HTTP.
+var appendStatus = map[private.Reason]int{
+	private.ReasonFull:     http.StatusTooManyRequests,
+	private.ReasonTooLarge: http.StatusRequestEntityTooLarge,
+	private.ReasonFailed:   http.StatusInternalServerError,
+	// All others: the log cannot, now.
+}
+
+// statusOfAppend returns the status for an error of an append, and when to try again, in seconds.
+func statusOfAppend(reason private.Reason) (status, after int) {
+	status, ok := appendStatus[reason]
+	if !ok {
+		status = http.StatusServiceUnavailable
+	}
+	switch reason {
+	case private.ReasonFull, private.ReasonStopping:
+		return status, 1
+	case private.ReasonUnwitnessed, private.ReasonTimeout:
+		return status, 2
+	case private.ReasonClock, private.ReasonBehind, private.ReasonSigning:
+		return status, 30
+	}
+	return status, 0
+}
+
+func (p *rekorAPI) refuseAppend(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() == context.Canceled {
+		clientClosed.write(w)
+		return
+	}
+	reason := private.ReasonOf(err)
+	status, after := statusOfAppend(reason)
+	if status == http.StatusInternalServerError {
+		p.logger.Error("an entry could not be logged", "error", err)
+	}
+	if after > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(after))
+	}
+	rekorError{Code: status, Message: reason.Text(), Reason: string(reason), Line: true}.write(w)
+}
