@@ -34,7 +34,8 @@ func ProposeV2(request []byte) (*Proposal, error) {
 
 // ProposeV2Message is ProposeV2 for the message of the gRPC method CreateEntry.
 func ProposeV2Message(request *pb.CreateEntryRequest) (p *Proposal, err error) {
-	// rekor-tiles asks for the size of the hash that plain Ed25519 does not have.
+	// rekor-tiles asks for the size of the hash that plain Ed25519 does not have, and for the
+	// fields of a message that is nil.
 	defer func() {
 		if r := recover(); r != nil {
 			p, err = nil, refuseV2(fmt.Errorf("it breaks Rekor's types: %v", r))
@@ -43,9 +44,6 @@ func ProposeV2Message(request *pb.CreateEntryRequest) (p *Proposal, err error) {
 	spec, ok := request.GetSpec().(*pb.CreateEntryRequest_HashedRekordRequestV002)
 	if !ok {
 		return nil, &InputError{http.StatusBadRequest, errors.New("invalid type, must be hashedrekord")}
-	}
-	if spec.HashedRekordRequestV002 == nil {
-		return nil, refuseV2(errors.New("missing request"))
 	}
 	entry, err := hashedrekordv2.ToLogEntry(spec.HashedRekordRequestV002, algorithms())
 	if err != nil {
