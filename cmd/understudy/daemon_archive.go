@@ -99,6 +99,17 @@ func (d *daemon) sources() []archive.Source {
 			sources = append(sources, s)
 		}
 	}
+	for _, p := range d.private {
+		if p.log == nil {
+			continue // below, as what was there once
+		}
+		seen[p.origin] = true
+		s := archive.Source{Origin: p.origin, Name: "private log " + p.name, Coverage: "full", Tree: p.log.Tree(), Followed: true, Poll: p.config.Interval, Keys: keyTexts(p.keys)}
+		if p.v1 != nil {
+			s.TreeID = uint64(d.config.Private.V1.TreeID)
+		}
+		sources = append(sources, s)
+	}
 	for _, origin := range d.db.Origins() {
 		tree, err := d.db.OpenTree(origin)
 		if seen[origin] || err != nil { // a damaged one is reported where it is opened
@@ -106,7 +117,7 @@ func (d *daemon) sources() []archive.Source {
 		}
 		s := archive.Source{Origin: origin, Name: origin, Coverage: "witnessed", Tree: tree}
 		witnessed, ok := d.witnessOnly[origin]
-		s.Keys, s.Gone = keyTexts(witnessed.keys), !ok
+		s.Keys, s.Gone = keyTexts(witnessed.keys), !ok && !d.config.privateOrigin(origin)
 		sources = append(sources, s)
 	}
 	return sources
@@ -121,6 +132,11 @@ func (d *daemon) archiveKeys(origin string) *archive.LogKeys {
 			if m.Origin() == origin {
 				keys = d.witnessKeysOf(f, m)
 			}
+		}
+	}
+	for _, p := range d.private {
+		if p.origin == origin {
+			keys = p.keys
 		}
 	}
 	if len(keys) == 0 {
@@ -181,6 +197,14 @@ func (d *daemon) trustFiles(_ context.Context, from, to time.Time) (files []arch
 // readSET reads what a shard promised about an entry.
 func readSET(d *daemon) func(string, []byte) (*archive.SET, error) {
 	return func(origin string, receipt []byte) (*archive.SET, error) {
+		for _, p := range d.private {
+			if p.origin == origin && p.v1 != nil {
+				return p.v1.SET(receipt)
+			}
+			if p.origin == origin {
+				return nil, nil // Rekor v2 promises nothing
+			}
+		}
 		for _, m := range d.mirrors() {
 			if m.Origin() != origin {
 				continue

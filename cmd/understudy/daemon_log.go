@@ -39,6 +39,7 @@ type privateLog struct {
 	v1           *private.V1       // of the first generation
 	v2           *private.V2       // of the second
 	vkeys        []string          // its verifier keys
+	keys         []trust.Key       // the same, for who verifies what it signed
 	lost         *log.Problem
 }
 
@@ -89,8 +90,12 @@ func (c *Config) privateLogs(ctx context.Context) ([]*privateLog, *logSigners, e
 		l.vkeys = []string{vkey}
 		logs = append(logs, l)
 	}
+	public := c.privateKeys(ctx)
 	for _, l := range logs {
 		l.config.Name, l.config.Origin = l.name, l.origin
+		if key, ok := public[l.origin]; ok {
+			l.keys = []trust.Key{key}
+		}
 	}
 	return logs, signers, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/understudy-log/understudy/log/rekor"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/witness/archive"
 )
 
 // maxHits bounds what one search returns, as that of a mirror does.
@@ -121,6 +122,15 @@ func VerifyEntry(key crypto.PublicKey, isV1 bool) func(index uint64, body, recei
 		}
 		return entry.VerifySET(key)
 	}
+}
+
+// SET returns what is promised in a receipt, for an evidence pack.
+func (v *V1) SET(receipt []byte) (*archive.SET, error) {
+	var entry rekor.Entry
+	if _, err := rekor.DecodeReceipt(&entry, receipt); err != nil {
+		return nil, err
+	}
+	return &archive.SET{IntegratedTime: entry.IntegratedTime, LogID: v.logID, Signature: entry.SET}, nil
 }
 
 // Name returns the name of the log.

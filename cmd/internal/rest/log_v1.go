@@ -114,7 +114,7 @@ func (p *rekorAPI) append(w http.ResponseWriter, r *http.Request) {
 // refuseProposal answers a request whose entry is not good.
 func refuseProposal(w http.ResponseWriter, err error) {
 	if input, ok := err.(*rekor.InputError); ok {
-		err = refused(input.Status, input.Err.Error())
+		err = refused(input.Status, input.Error())
 	}
 	refuseInvalid(w, err)
 }

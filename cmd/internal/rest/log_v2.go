@@ -132,7 +132,7 @@ func (p *logV2) append(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		status := http.StatusBadRequest
 		if input, ok := errors.AsType[*rekor.InputError](err); ok {
-			status, err = input.Status, input.Err
+			status = input.Status
 		}
 		refuseV2Access(w, r, status, err.Error())
 		return
