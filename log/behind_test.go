@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -222,11 +223,13 @@ func TestKeys(t *testing.T) {
 	})
 	t.Run("lost", func(t *testing.T) {
 		s.config = good
-		s.config.Signers = nil
-		if err := s.openOnly(false); err == nil {
-			t.Error("opened without a key")
+		for _, verifiers := range [][]note.Verifier{nil, good.Verifiers} {
+			s.config.Signers, s.config.Verifiers = nil, verifiers
+			if err := s.openOnly(false); err == nil || !strings.Contains(err.Error(), "0 keys to sign with") {
+				t.Errorf("opened without a key: %v", err)
+			}
+			s.close()
 		}
-		s.close()
 	})
 	t.Run("one that is not the verifier's", func(t *testing.T) { // it would sign what nobody can verify
 		s.config = good
@@ -317,7 +320,13 @@ func TestOpenRefuses(t *testing.T) {
 		}
 		return c.Raw
 	}
-	foreign, err := note.Sign(&note.Note{Text: "log.test/other\n1\n" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n"}, s.config.Signers...)
+	first := s.log.Tree().View()
+	root, err := first.Root(1)
+	first.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := note.Sign(&note.Note{Text: "log.test/other\n1\n" + base64.StdEncoding.EncodeToString(root[:]) + "\n"}, s.config.Signers...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -139,3 +139,27 @@ func TestSigningFails(t *testing.T) {
 	s.append("afterwards")
 	s.sound()
 }
+
+// TestDuplicateInARefusedBatch: that a batch is refused is nothing to those of it that are logged.
+func TestDuplicateInARefusedBatch(t *testing.T) {
+	var c clock
+	c.at.Store(1_800_000_000)
+	s := newStage(t, func(config *Config) { config.now = c.now })
+	s.open(true)
+	s.append("old")
+	s.close()
+	s.config.BatchEntries, s.config.BatchWait = 2, time.Hour
+	s.open(false)
+	c.jump(-time.Hour)
+	refused := make(chan error)
+	go func() {
+		_, err := s.within(time.Minute, "new")
+		refused <- err
+	}()
+	if r := s.append("old"); r.Index != 0 || !r.Duplicate {
+		t.Errorf("old: %+v", r)
+	}
+	if err := <-refused; !errors.Is(err, ErrClock) {
+		t.Errorf("new: %v", err)
+	}
+}

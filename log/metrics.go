@@ -83,6 +83,7 @@ func (m *Metrics) watch(l *Log) {
 		m.appends.WithLabelValues(l.cfg.Name, name)
 	}
 	m.problems.WithLabelValues(l.cfg.Name)
+	m.size.WithLabelValues(l.cfg.Name).Set(float64(l.Published().Size)) // by an earlier run
 	m.factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name:        "understudy_private_log_waiting_entries",
 		Help:        "Entries that wait to be sequenced.",

@@ -71,6 +71,14 @@ understudy_private_log_waiting_entries{log="ours"} 1
 		if got := testutil.ToFloat64(s.config.Metrics.problems.WithLabelValues("ours")); got != 0 {
 			t.Errorf("problem is %v", got)
 		}
+		published := s.log.Published().Size
+		s.close()
+		w.will(refuse)
+		s.config.Metrics = NewMetrics(nil)
+		s.open(false)
+		if got := testutil.ToFloat64(s.config.Metrics.size.WithLabelValues("ours")); got != float64(published) {
+			t.Errorf("after a restart %v is published, want %d", got, published)
+		}
 		s.close()
 	})
 }

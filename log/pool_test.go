@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
 )
 
 // gate holds up promises, and with them the sequencing, until it is opened.
@@ -219,4 +220,21 @@ func TestStopUnderFlood(t *testing.T) {
 		s.sound()
 		s.close()
 	}
+}
+
+// TestStopWithHalfABatch: what waits for others is sequenced at once when the log stops.
+func TestStopWithHalfABatch(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newStage(t, func(c *Config) { c.BatchWait = time.Hour })
+		s.open(true)
+		var appends sync.WaitGroup
+		appends.Go(func() { s.append("0") })
+		time.Sleep(time.Second)
+		began := time.Now()
+		if err := s.stop(); err != nil || time.Since(began) > time.Second {
+			t.Errorf("stopped after %v: %v", time.Since(began), err)
+		}
+		appends.Wait()
+		s.close()
+	})
 }
