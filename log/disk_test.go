@@ -37,16 +37,23 @@ func TestDiskFails(t *testing.T) {
 		{"memory: sync fails", "newest/", syscall.EIO, isSync, 0},
 		{"memory: sync fails after it took effect", "newest/", syscall.EIO, isSync, 100},
 	} {
-		for _, witnessed := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, witnesses %v", c.name, witnessed), func(t *testing.T) {
+		for _, witnesses := range []string{"no witness", "witness", "witness that refuses"} {
+			t.Run(c.name+", "+witnesses, func(t *testing.T) {
+				w := &witness{t: t}
 				s := newStage(t, func(config *Config) {
-					if witnessed {
-						config.Cosign = (&witness{t: t}).Cosign
+					if witnesses != "no witness" {
+						config.Cosign = w.Cosign
 					}
 				})
 				s.open(true)
 				for i := range 5 {
 					s.append(fmt.Sprint("before ", i))
+				}
+				if witnesses == "witness that refuses" {
+					w.will(refuse)
+					if _, err := s.within(50*time.Millisecond, "during 0"); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("without witnesses: %v", err)
+					}
 				}
 				s.fail(func(o errorfs.Op) error {
 					if c.op(o.Kind) && strings.Contains(o.Path, c.dir) {
@@ -77,6 +84,7 @@ func TestDiskFails(t *testing.T) {
 				if size := s.log.Published().Size; size != 5 {
 					t.Errorf("%d entries are published without a disk", size)
 				}
+				w.will(nil)
 				s.crash(c.survives, mathrand.New(mathrand.NewPCG(1, 1)))
 				s.open(false)
 				for i := range 5 {

@@ -182,6 +182,9 @@ func (l *Log) awaitPublished(ctx context.Context, index uint64) error {
 			if p = l.published.Load(); p.Raw != nil && p.Size > index {
 				return nil
 			}
+			if err := l.stoppedBy(); err != nil {
+				return err
+			}
 			return ErrUnwitnessed
 		}
 	}

@@ -222,19 +222,31 @@ func TestStopUnderFlood(t *testing.T) {
 	}
 }
 
-// TestStopWithHalfABatch: what waits for others is sequenced at once when the log stops.
+// TestStopWithHalfABatch: what waits for others is sequenced at once when the log stops, and published,
+// also if witnesses need a while.
 func TestStopWithHalfABatch(t *testing.T) {
-	bubble.Run(t, func(t *testing.T) {
-		s := newStage(t, func(c *Config) { c.BatchWait = time.Hour })
-		s.open(true)
-		var appends sync.WaitGroup
-		appends.Go(func() { s.append("0") })
-		time.Sleep(time.Second)
-		began := time.Now()
-		if err := s.stop(); err != nil || time.Since(began) > time.Second {
-			t.Errorf("stopped after %v: %v", time.Since(began), err)
-		}
-		appends.Wait()
-		s.close()
-	})
+	for range 10 {
+		bubble.Run(t, func(t *testing.T) {
+			w := &witness{t: t}
+			s := newStage(t, func(c *Config) { c.BatchWait = time.Hour; c.Cosign = w.Cosign })
+			s.open(true)
+			var appends sync.WaitGroup
+			appends.Go(func() { s.append("0") })
+			time.Sleep(time.Second)
+			w.will(func(ctx context.Context, _ storage.Checkpoint) error {
+				select {
+				case <-time.After(2 * time.Second):
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+			began := time.Now()
+			if err := s.stop(); err != nil || time.Since(began) > drainTime {
+				t.Errorf("stopped after %v: %v", time.Since(began), err)
+			}
+			appends.Wait()
+			s.close()
+		})
+	}
 }

@@ -88,9 +88,6 @@ func (l *Log) publishHead(ctx context.Context) error {
 			return err
 		}
 		raw, err := l.cosign(ctx, c)
-		if dead := l.cfg.DB.Err(); dead != nil {
-			return dead
-		}
 		if errors.Is(err, ErrBehind) {
 			l.stop(err)
 			return errShort
