@@ -62,7 +62,7 @@ func (s *stage) dropped(index uint64) bool {
 // TestRetention: a log that runs forgets by itself, and what a crash brings back, too.
 func TestRetention(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {
-		s := newStage(t, func(c *Config) { c.Retention = 10 * time.Hour })
+		s := newStage(t, func(c *Config) { c.Retention, c.Interval = 10*time.Hour, time.Hour })
 		s.open(true)
 		began := time.Now()
 		for hour := range 15 {

@@ -102,7 +102,7 @@ func (m *simulation) configure() {
 func (m *simulation) begin(create bool) {
 	m.t.Helper()
 	m.model.begin()
-	err := m.tryOpen(create)
+	err := m.openOnly(create)
 	if err != nil && create {
 		m.t.Fatal(err)
 	}
@@ -112,6 +112,7 @@ func (m *simulation) begin(create bool) {
 	if err := m.standsBy(m.stage); err != nil {
 		m.t.Error(err)
 	}
+	m.run()
 	l, ends := m.log, m.ends
 	m.clients.Go(func() { m.watch(l, ends) })
 }
