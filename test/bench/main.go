@@ -2,8 +2,9 @@
 
 // Command bench measures understudy beside Tessera, with the same generated log, in
 // one run: the verified catch-up, the append, and proofs; and beside a real Rekor v1,
-// where MariaDB is installed; the witness beside transparency-dev's; and evidence packs. It writes its table into docs/benchmarks.md, unless flags
-// made the run a smaller one.
+// where MariaDB is installed; the witness beside transparency-dev's; evidence packs; and
+// the private log beside the real servers of both generations. It writes its table into
+// docs/benchmarks.md, unless flags made the run a smaller one.
 //
 // Every number is the median of several runs in which the peers take turns; the file
 // system is synced before each. It gates nothing.
@@ -41,12 +42,12 @@ const fullSize, fullRuns = 1_000_000, 3
 func run(ctx context.Context) (err error) {
 	n := flag.Uint64("n", fullSize, "entries of the log; fewer than the default only print")
 	runs := flag.Int("runs", fullRuns, "runs of each measurement; fewer than the default only print")
-	only := flag.String("only", "", "measure only this `part`, and only print: catch-up, append, rekor-v1, witness or evidence")
+	only := flag.String("only", "", "measure only this `part`, and only print: catch-up, append, rekor-v1, witness, evidence or log")
 	flag.Parse()
 	if *n < 2*batch || *runs < 1 || flag.NArg() != 0 {
 		return fmt.Errorf("want -n of at least %d and -runs of at least 1, and no arguments", 2*batch)
 	}
-	if *only != "" && !slices.Contains([]string{"catch-up", "append", "rekor-v1", "witness", "evidence"}, *only) {
+	if *only != "" && !slices.Contains([]string{"catch-up", "append", "rekor-v1", "witness", "evidence", "log"}, *only) {
 		return fmt.Errorf("-only %s: no part of that name can be measured alone", *only)
 	}
 	small := *n < fullSize || *runs < fullRuns
@@ -82,11 +83,12 @@ func run(ctx context.Context) (err error) {
 		{"rekor-v1", b.measureRekorV1},
 		{"witness", b.measureWitness},
 		{"evidence", b.measureEvidence},
+		{"log", b.measureLog},
 	}
 	if *only != "" {
 		parts = slices.DeleteFunc(parts, func(p part) bool { return p.name != *only })
 	}
-	if !slices.Contains([]string{"rekor-v1", "witness", "evidence"}, *only) {
+	if !slices.Contains([]string{"rekor-v1", "witness", "evidence", "log"}, *only) {
 		if err := b.prepare(ctx, *n); err != nil {
 			return fmt.Errorf("prepare: %w", err)
 		}

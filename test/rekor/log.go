@@ -30,15 +30,18 @@ const (
 	Issuer   = authority.Issuer
 )
 
-// checkpointInterval is the server's: short, because a write waits for the
+// checkpointInterval is the server's if Config has none: short, because a write waits for the
 // checkpoint that covers it.
 const checkpointInterval = 250 * time.Millisecond
 
-// Config says how a Log is run. All fields but Intercept and WitnessPolicy must be set.
+// Config says how a Log is run. Binary, Dir and Origin must be set.
 type Config struct {
 	Binary string // the rekor-tiles POSIX server
 	Dir    string // an existing, empty folder for everything that the log keeps
 	Origin string // the host name that the log signs for, without a port
+
+	// CheckpointInterval is how often the server signs a checkpoint; 0 is 250 ms.
+	CheckpointInterval time.Duration
 
 	// WitnessPolicy, if set, returns the tlog-policy of witnesses that know the log by its
 	// verification key.
@@ -124,12 +127,16 @@ func (l *Log) Restart(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	interval := l.config.CheckpointInterval
+	if interval == 0 {
+		interval = checkpointInterval
+	}
 	l.writeURL, l.grpcAddr = "http://"+addrs[0], addrs[1]
 	args := []string{"serve",
 		"--hostname=" + l.Origin,
 		"--storage-dir=" + l.storageDir(),
 		"--signer-filepath=" + l.signerFile(),
-		"--checkpoint-interval=" + checkpointInterval.String(),
+		"--checkpoint-interval=" + interval.String(),
 		"--http-address=127.0.0.1", "--http-port=" + portOf(addrs[0]),
 		"--grpc-address=127.0.0.1", "--grpc-port=" + portOf(addrs[1]),
 		"--http-metrics-port=" + portOf(addrs[2])}
