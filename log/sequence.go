@@ -97,6 +97,7 @@ func (l *Log) sequenceBatch(batch []*waiting) {
 	}
 	l.pool.forget(batch)
 	for _, w := range batch {
+		w.proposal = nil // megabytes, perhaps, and who waits for witnesses waits long
 		close(w.done)
 	}
 	l.cfg.Metrics.sequenced(l.cfg.Name, len(fresh), time.Since(began))

@@ -236,7 +236,7 @@ func (d *daemon) runPrivate(ctx context.Context, group *errgroup.Group, l *liste
 			server := rpc.NewRekorV2(p.v2, d.logger)
 			h = rest.NewLogV2(rest.LogV2Config{Log: p.v2, Access: d.access, GRPC: server, Logger: d.logger, Registerer: d.registry})
 		default:
-			h = rest.LostLog()
+			h = rest.LostLog(p.name)
 		}
 		if at = l.logV1; p.name == "v2" {
 			at = l.logV2

@@ -145,8 +145,12 @@ func (v *V1) Shards() ([]mirror.Shard, error) {
 	return []mirror.Shard{{TreeID: v.treeID, Active: true, Head: c.Head, Checkpoint: alone(c.Raw)}}, nil
 }
 
-// freshness is that of a log of our own: nobody knows better.
+// freshness is that of a log of our own: nobody knows better. It is unknown of a checkpoint that was
+// published before the log was opened.
 func freshness(l *log.Log) mirror.Freshness {
+	if l.Published().LastSeen.IsZero() {
+		return mirror.Freshness{}
+	}
 	return mirror.Freshness{Source: mirror.SourceLive, UpstreamState: mirror.UpstreamLive, CheckpointAge: max(0, time.Since(l.Published().LastSeen))}
 }
 

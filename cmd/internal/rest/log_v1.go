@@ -37,6 +37,7 @@ func NewLogV1(c LogV1Config) http.Handler {
 	mux := http.NewServeMux()
 	p := newRekorAPI(c.Log, c.Logger, mux)
 	p.private = c.Log
+	mux.HandleFunc("/", p.serve(p.other))
 	mux.HandleFunc("GET "+auditPath, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() }))
 	p.bodies = newCostly(maxLargeBodies, maxRequests, "large requests")
 	p.proposals = newCostly(runtime.GOMAXPROCS(0), maxRequests*8, "proposed entries")
@@ -50,16 +51,8 @@ func NewLogV1(c LogV1Config) http.Handler {
 		}
 		c.Access.Require(role, mux).ServeHTTP(w, r)
 	}))
-	return c.Access.Guard(refuseRekorAccess, countRequestsOf(c.Registerer, "log_v1", append(rekorPaths(), auditPath), h))
-}
-
-// LostLog answers for a private log that cannot go on where it ended.
-func LostLog() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("Retry-After", "30")
-		refuseRekor(w, http.StatusServiceUnavailable, "this log is not served until its operator has looked after it: the reason stands in its log, and in \"understudy status\"")
-	})
+	guarded := c.Access.Guard(refuseRekorAccess, countRequestsOf(c.Registerer, "log_v1", append(rekorPaths(), auditPath), h))
+	return openly("/ping", "text/plain", ".", guarded)
 }
 
 // refuseRekorAccess refuses in the shape of Rekor's API.

@@ -9,9 +9,9 @@ import (
 	"net/http"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/understudy-log/understudy/cmd/internal/access"
@@ -42,7 +42,7 @@ type logV2 struct {
 }
 
 // logV2Paths are what NewLogV2 serves, as metrics name them.
-var logV2Paths = []string{"/api/v2/log/entries", "/api/v2/checkpoint", "/api/v2/tile/{path...}", auditPath, "/healthz"}
+var logV2Paths = []string{"/api/v2/log/entries", "/api/v2/checkpoint", "/api/v2/tile/{path...}", auditPath}
 
 // NewLogV2 returns the handler of the private log's second generation, as rekor-tiles 2.3.0 and the
 // file server beside it answer:
@@ -51,7 +51,7 @@ var logV2Paths = []string{"/api/v2/log/entries", "/api/v2/checkpoint", "/api/v2/
 //	GET  /api/v2/checkpoint          the published checkpoint
 //	GET  /api/v2/tile/<L>/<N>…       tiles, and entry bundles under tile/entries
 //	GET  /understudy/v1/audit        who appended what, for who may operate the log
-//	GET  /healthz
+//	GET  /healthz                    for everybody, without a token
 //	gRPC dev.sigstore.rekor.v2.Rekor
 //
 // A duplicate gets the entry of the first time, with 201: the real server answers 409, and its clients
@@ -63,28 +63,29 @@ func NewLogV2(c LogV2Config) http.Handler {
 	mux.Handle("GET /api/v2/checkpoint", c.Access.Require(access.Read, http.HandlerFunc(p.checkpoint)))
 	mux.Handle("GET /api/v2/tile/{path...}", c.Access.Require(access.Read, http.HandlerFunc(p.tile)))
 	mux.Handle("GET "+auditPath, c.Access.Require(access.Operate, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() })))
-	mux.Handle("GET /healthz", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		writeRekor(w, http.StatusOK, mediaJSON, []byte(`{"status":"SERVING"}`))
-	}))
 	mux.Handle("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		refuseV2(w, http.StatusNotFound, codes.NotFound, "there is nothing at "+r.URL.EscapedPath())
+		refuseV2(w, http.StatusNotFound, codeNotFound, "there is nothing at "+r.URL.EscapedPath())
 	}))
 	grpc := c.Access.Require(access.Append, c.GRPC)
-	return c.Access.Guard(refuseV2Access, countRequestsOf(c.Registerer, "log_v2", logV2Paths, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if access.IsGRPC(r) {
+	guarded := c.Access.Guard(refuseV2Access, countRequestsOf(c.Registerer, "log_v2", logV2Paths, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case access.IsGRPC(r) && strings.HasPrefix(r.URL.Path, "/grpc.health.v1.Health/"): // of any role, and no entry
+			c.GRPC.ServeHTTP(w, r)
+		case access.IsGRPC(r):
 			grpc.ServeHTTP(w, r)
-			return
+		default:
+			mux.ServeHTTP(w, r)
 		}
-		mux.ServeHTTP(w, r)
 	})))
+	return openly("/healthz", mediaJSON, `{"status":"SERVING"}`, guarded)
 }
 
 // refuseV2 answers as the gateway of rekor-tiles does.
-func refuseV2(w http.ResponseWriter, status int, code codes.Code, text string) {
+func refuseV2(w http.ResponseWriter, status int, code grpcCode, text string) {
 	data, err := json.Marshal(struct {
-		Code    codes.Code `json:"code"`
-		Message string     `json:"message"`
-		Details []any      `json:"details"`
+		Code    grpcCode `json:"code"`
+		Message string   `json:"message"`
+		Details []any    `json:"details"`
 	}{code, text, []any{}})
 	if err != nil {
 		panic("rest: marshal error: " + err.Error()) // a string and a number
@@ -94,22 +95,22 @@ func refuseV2(w http.ResponseWriter, status int, code codes.Code, text string) {
 }
 
 // v2Codes are the codes of gRPC that stand in the body of a refusal, by HTTP status.
-var v2Codes = map[int]codes.Code{
-	http.StatusBadRequest:            codes.InvalidArgument,
-	http.StatusUnauthorized:          codes.Unauthenticated,
-	http.StatusForbidden:             codes.PermissionDenied,
-	http.StatusRequestEntityTooLarge: codes.InvalidArgument,
-	http.StatusTooManyRequests:       codes.ResourceExhausted,
-	http.StatusServiceUnavailable:    codes.Unavailable,
-	http.StatusInternalServerError:   codes.Internal,
-	http.StatusRequestTimeout:        codes.DeadlineExceeded,
-	statusClientClosed:               codes.Canceled,
+var v2Codes = map[int]grpcCode{
+	http.StatusBadRequest:            codeInvalidArgument,
+	http.StatusUnauthorized:          codeUnauthenticated,
+	http.StatusForbidden:             codePermissionDenied,
+	http.StatusRequestEntityTooLarge: codeInvalidArgument,
+	http.StatusTooManyRequests:       codeResourceExhausted,
+	http.StatusServiceUnavailable:    codeUnavailable,
+	http.StatusInternalServerError:   codeInternal,
+	http.StatusRequestTimeout:        codeDeadlineExceeded,
+	statusClientClosed:               codeCanceled,
 }
 
 func refuseV2Access(w http.ResponseWriter, _ *http.Request, status int, text string) {
 	code, ok := v2Codes[status]
 	if !ok {
-		code = codes.Unknown
+		code = codeUnknown
 	}
 	refuseV2(w, status, code, text)
 }
@@ -125,6 +126,7 @@ func (p *logV2) append(w http.ResponseWriter, r *http.Request) {
 	select {
 	case p.working <- struct{}{}:
 	case <-r.Context().Done():
+		refuseV2Access(w, r, statusClientClosed, clientClosed.Message)
 		return
 	}
 	proposal, err := rekor.ProposeV2(request)
@@ -157,7 +159,7 @@ func (p *logV2) append(w http.ResponseWriter, r *http.Request) {
 
 func (p *logV2) refuseAppend(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == context.Canceled {
-		refuseV2Access(w, r, statusClientClosed, "client disconnected during request")
+		refuseV2Access(w, r, statusClientClosed, clientClosed.Message)
 		return
 	}
 	reason := private.ReasonOf(err)

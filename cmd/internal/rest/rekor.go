@@ -112,8 +112,12 @@ func (p *rekorAPI) serve(next http.HandlerFunc) http.HandlerFunc {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
-		if h.Set("Vary", "Origin"); r.Header.Get("Origin") != "" {
-			h.Set("Access-Control-Allow-Origin", "*")
+		// What is public may be read by the web pages of any site. A private log may not: a page that
+		// its operator's browser shows would read it over loopback.
+		if p.private == nil {
+			if h.Set("Vary", "Origin"); r.Header.Get("Origin") != "" {
+				h.Set("Access-Control-Allow-Origin", "*")
+			}
 		}
 		next(w, r)
 	}
@@ -404,7 +408,7 @@ func (p *rekorAPI) other(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case allowed == nil:
 		refuseRoute(w, http.StatusNotFound, "path "+r.URL.EscapedPath()+" was not found")
-	case r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "":
+	case p.private == nil && r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "":
 		// Rekor lets web pages of any origin read it.
 		w.Header().Set("Access-Control-Allow-Methods", "GET, HEAD, POST")
 		w.Header().Set("Access-Control-Allow-Headers", "Accept, Content-Type, X-Requested-With")
