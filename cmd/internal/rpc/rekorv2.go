@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"strconv"
+	"time"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
@@ -26,6 +27,10 @@ import (
 // maxRekorV2Message bounds a message: an entry has at most 65,535 bytes.
 const maxRekorV2Message = 128 << 10
 
+// appendTime is how long a client waits for its entry, as over HTTP: less than what the address gives an
+// answer, so that who has no deadline of its own gets the reason, and not a stream that breaks off.
+const appendTime = 25 * time.Second
+
 // NewRekorV2 returns the server of dev.sigstore.rekor.v2.Rekor for a private log. It is served over
 // HTTP (ServeHTTP), behind the access control of its address. Like the real server it answers
 // CreateEntry alone: tiles and checkpoint are read over HTTP.
@@ -34,6 +39,7 @@ func NewRekorV2(log *private.V2, logger *slog.Logger) *grpc.Server {
 		grpc.UnaryInterceptor(recovery.UnaryServerInterceptor(recovered(logger))))
 	rekorv2.RegisterRekorServer(server, &rekorV2{log: log, logger: logger, working: make(chan struct{}, runtime.GOMAXPROCS(0))})
 	h := health.NewServer()
+	h.SetServingStatus(rekorv2.Rekor_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
 	healthv1.RegisterHealthServer(server, h)
 	return server
 }
@@ -62,6 +68,8 @@ func (s *rekorV2) CreateEntry(ctx context.Context, request *rekorv2.CreateEntryR
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	identity, _ := access.FromContext(ctx)
+	ctx, cancel := context.WithTimeout(ctx, appendTime)
+	defer cancel()
 	entry, _, err := s.log.Append(ctx, identity.Name, proposed, proposal)
 	if err != nil {
 		return nil, s.refuse(ctx, err)
