@@ -31,6 +31,7 @@ type exportOptions struct {
 	trustedRoot, signingConfig string // files, in place of the daemon's
 	addRoots                   []string
 	logs, ownSigning           string
+	apiVersion                 int // of those of our own logs that signers use; 0: all
 	v1URL, url, name           string
 	own                        []trust.OwnLog // our own logs, as the configuration has them
 }
@@ -58,8 +59,9 @@ know it before it is needed.
 
 --logs says where signers log: public (as Sigstore says), always (in a public log and in
 yours), fallback (in yours alone, for an outage). The last two take your log out of the
-configuration, or out of --own-signing-config, a SigningConfig that lists it.
-Time-stamping authorities are carried over. Without one in force API version 1 is listed
+configuration, or out of --own-signing-config, a SigningConfig that lists it. Clients use
+the highest API version that is listed: --api-version 1 has signers use your v1 log though
+there is a v2 one. Time-stamping authorities are carried over. Without one in force API version 1 is listed
 where it can be, because a log of version 2 gives no time, and short-lived certificates
 need one.
 
@@ -69,7 +71,7 @@ log is changed by --v1-url, for verifiers that look entries up in a mirror.
 Exit codes: 0 written; 1 there was no such file then; 2 it could not be written.`,
 		Example: `  understudy trust export ./material
   understudy trust export ./material --as-of 2026-03-01 --url http://mirror.example.com:8080/trust
-  understudy trust export ./fallback --logs fallback
+  understudy trust export ./fallback --logs fallback --api-version 1
   understudy trust export ./fallback --logs fallback --own-signing-config ours.json --add-trusted-root our_root.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,6 +92,7 @@ Exit codes: 0 written; 1 there was no such file then; 2 it could not be written.
 	f.StringArrayVar(&o.addRoots, "add-trusted-root", nil, "`FILE` with a TrustedRoot whose entries are added (may be repeated)")
 	f.StringVar(&o.logs, "logs", string(trust.SigningPublic), "where signers log: `public`, always or fallback")
 	f.StringVar(&o.ownSigning, "own-signing-config", "", "`FILE` with a SigningConfig that lists your log (default: the log of the configuration)")
+	f.IntVar(&o.apiVersion, "api-version", 0, "of the logs of the configuration, have signers use only the one of this `VERSION` of Rekor's API: 1 or 2")
 	f.StringVar(&o.v1URL, "v1-url", "", "`URL` that the Rekor v1 log is to have in trusted_root.json")
 	f.StringVar(&o.url, "url", "", "`URL` at which clients find the TUF repository (default: on listen.http, /trust if there is one of your own, else /tuf)")
 	f.StringVar(&o.name, "name", "understudy", "`NAME` of Kubernetes objects")

@@ -38,6 +38,8 @@ func (o *exportOptions) checkLogs(logs trust.SigningLogs) error {
 	switch {
 	case logs == trust.SigningPublic && o.ownSigning != "":
 		return errors.New("--own-signing-config is for --logs always and --logs fallback: --logs public lists no log of yours")
+	case o.apiVersion != 0 && (logs == trust.SigningPublic || o.ownSigning != ""):
+		return errors.New("--api-version chooses among the logs of the configuration that signers use: it needs --logs always or --logs fallback, and no --own-signing-config")
 	case logs != trust.SigningPublic && o.ownSigning == "" && len(o.own) == 0:
 		return errors.New("--logs always and --logs fallback need a log of yours: \"log\" in the configuration, or --own-signing-config")
 	}
@@ -95,5 +97,9 @@ func (o *exportOptions) ownSigningConfig(logs trust.SigningLogs) ([]byte, error)
 	case logs == trust.SigningPublic:
 		return nil, nil
 	}
-	return trust.OwnSigning(o.own)
+	own, err := ofVersion(o.own, uint32(o.apiVersion))
+	if err != nil {
+		return nil, err
+	}
+	return trust.OwnSigning(own)
 }
