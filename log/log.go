@@ -93,6 +93,10 @@ const (
 	defaultPoolEntries  = 8192
 	defaultPoolBytes    = 64 << 20
 	defaultMaxEntry     = 8 << 20
+
+	defaultMaxUnpublished = 1 << 16
+	// defaultRoundEvery is how often witnesses are asked at most: they serve others, too.
+	defaultRoundEvery = 200 * time.Millisecond
 )
 
 // Config is what a Log is made from.
@@ -129,6 +133,9 @@ type Config struct {
 	MaxEntry int
 	// PoolEntries and PoolBytes bound what waits to be sequenced; 0 is 8192 and 64 MiB.
 	PoolEntries, PoolBytes int
+	// MaxUnpublished bounds the entries that are logged and not published, because witnesses are too
+	// few; 0 is 65,536.
+	MaxUnpublished int
 	// BatchEntries is how many entries have to wait for all that wait to be sequenced at once, and
 	// BatchWait how long fewer of them wait for others; 0 is 256 and 25 ms.
 	BatchEntries int
@@ -138,7 +145,8 @@ type Config struct {
 	Logger  *slog.Logger
 	Metrics *Metrics
 
-	now func() time.Time // what entries get the time from; others than time.Now in tests
+	now        func() time.Time // what entries get the time from; others than time.Now in tests
+	roundEvery time.Duration    // how often witnesses are asked at most; 0 is defaultRoundEvery
 }
 
 // Log is one log. Its methods may be called concurrently, Run only once.
@@ -244,6 +252,8 @@ func newLog(cfg Config, tree *storage.Tree) (*Log, error) {
 	set(&cfg.MaxEntry, defaultMaxEntry)
 	set(&cfg.PoolEntries, defaultPoolEntries)
 	set(&cfg.PoolBytes, defaultPoolBytes)
+	set(&cfg.MaxUnpublished, defaultMaxUnpublished)
+	set(&cfg.roundEvery, defaultRoundEvery)
 	set(&cfg.BatchEntries, defaultBatchEntries)
 	set(&cfg.BatchWait, defaultBatchWait)
 	set(&cfg.Name, cfg.Origin)

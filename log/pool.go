@@ -23,7 +23,13 @@ type waiting struct {
 	err       error
 }
 
-func (w *waiting) bytes() int { return len(w.Body) + len(w.proposal) }
+func (w *waiting) bytes() int {
+	n := len(w.Body) + len(w.proposal)
+	for _, key := range w.Keys {
+		n += len(key)
+	}
+	return n
+}
 
 // pool is what waits to be sequenced. An entry stays known by its leaf hash until it is in the tree,
 // so that of several at once one is logged.
@@ -137,6 +143,10 @@ func (l *Log) append(ctx context.Context, e Entry) (Receipt, error) {
 	}
 	if err := l.stoppedBy(); err != nil {
 		return Receipt{}, err
+	}
+	// While witnesses are away nobody gets an answer; what is logged meanwhile must not grow for ever.
+	if l.tree.State().Head.Size-l.Published().Size >= uint64(l.cfg.MaxUnpublished) {
+		return Receipt{}, ErrFull
 	}
 	w := &waiting{Entry: e, leaf: storage.LeafHash(e.Body), done: make(chan struct{})}
 	w.proposal = l.cfg.ProposalKey.seal(l.cfg.Origin, w.leaf, e.Proposed)

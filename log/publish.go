@@ -32,13 +32,19 @@ func (l *Log) publishing(ctx context.Context, sequenced <-chan struct{}) error {
 		case <-sequenced:
 			return l.publishLast(asking)
 		}
-		after := l.cfg.Interval
+		after, began := l.cfg.Interval, time.Now()
 		if err := l.publishHead(asking); errors.Is(err, errShort) {
 			after = min(after, retryAfter)
 		} else if err != nil {
 			return err
 		}
 		next.Reset(after)
+		if l.cfg.Cosign != nil {
+			select {
+			case <-time.After(l.cfg.roundEvery - time.Since(began)):
+			case <-sequenced:
+			}
+		}
 	}
 }
 

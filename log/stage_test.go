@@ -76,7 +76,7 @@ func newStage(t testing.TB, change func(*Config)) *stage {
 		Promise: func(index uint64, at int64, e *Entry) ([]byte, error) {
 			return fmt.Appendf(nil, "%d at %d: %s", index, at, e.Body), nil
 		},
-		BatchWait: time.Millisecond,
+		BatchWait: time.Millisecond, roundEvery: 1,
 	}
 	if change != nil {
 		change(&s.config)

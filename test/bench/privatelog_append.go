@@ -22,7 +22,6 @@ import (
 
 	"github.com/understudy-log/understudy/log"
 	"github.com/understudy-log/understudy/log/rekor"
-	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -62,7 +61,7 @@ func (b *bench) logAppend(ctx context.Context, entries []log.Entry, rate, tail *
 		return err
 	}
 	db, err := storage.Create(filepath.Join(dir, "db"), storage.Options{
-		SearchKeys: rekor.SearchKeys, ReceiptKeys: mirror.ReceiptKeys, SearchVersion: rekor.SearchVersion, // as the daemon
+		SearchKeys: rekor.SearchKeys, ReceiptKeys: rekor.ReceiptKeys, SearchVersion: rekor.SearchVersion, // as the daemon
 	})
 	if err != nil {
 		return err
