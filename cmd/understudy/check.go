@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io"
@@ -80,8 +81,7 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 			keys.own[log.Origin] = log.keys
 		}
 	}
-	own := c.privateKeys(ctx)
-	for origin, key := range own {
+	for origin, key := range c.privateKeys(ctx) {
 		keys.own[origin] = []trust.Key{key}
 	}
 	db, err := c.openHeld(storage.Options{ReadOnly: !repair})
@@ -93,12 +93,12 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 	if keys.missing(db.Origins()) {
 		cacheErr = keys.fetchHeld(ctx, c, db)
 	}
-	damaged := 0
+	damaged, ours := 0, false
 	for _, origin := range db.Origins() {
 		tree, err := db.OpenTree(origin)
 		if err != nil {
 			fmt.Fprintf(out, "%s: damaged: %s\n", origin, oneLine(err))
-			damaged++
+			damaged, ours = damaged+1, ours || c.privateOrigin(origin)
 			continue
 		}
 		o := storage.CheckOptions{Progress: progressBar(progress, origin), MaxProblems: maxProblems}
@@ -110,7 +110,7 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 			}
 			switch m, err := heldMirror(c, db, tree); {
 			case c.privateOrigin(origin):
-				o.VerifyEntry = private.VerifyEntry(own[origin].Public(), c.Private.V1 != nil && c.Private.V1.origin() == origin)
+				o.VerifyEntry = c.verifyPrivate(origin, logKeys)
 			case err != nil:
 				keyErr = fmt.Errorf("those of entries: %w", err)
 			case m != nil:
@@ -133,7 +133,7 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 			}
 			printReport(out, report, keyErr)
 		}
-		damaged += len(report.Problems)
+		damaged, ours = damaged+len(report.Problems), ours || len(report.Problems) > 0 && c.privateOrigin(origin)
 	}
 	things := fmt.Sprintf("%d things are", damaged)
 	switch damaged {
@@ -142,10 +142,25 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 	case 1:
 		things = "1 thing is"
 	}
-	if repair {
+	switch {
+	case ours && repair:
+		return wrongf("%s damaged in %s and cannot be put back, named above; keep the folder: nobody has another copy of the private log but its newest backup", things, c.DataDir)
+	case ours:
+		return wrongf("%s damaged in %s, named above; run \"understudy check --repair\", and keep the folder: nobody has another copy of the private log but its newest backup", things, c.DataDir)
+	case repair:
 		return wrongf("%s damaged in %s and cannot be put back, named above; name another source, restore a backup, or move the folder away and mirror again", things, c.DataDir)
 	}
 	return wrongf("%s damaged in %s, named above; run \"understudy check --repair\", restore a backup, or move the folder away and mirror again", things, c.DataDir)
+}
+
+// verifyPrivate returns what verifies the promises of a generation of the private log, by the keys that
+// are known of it.
+func (c *Config) verifyPrivate(origin string, keys []trust.Key) func(index uint64, entry, receipt []byte) error {
+	var public []crypto.PublicKey
+	for _, key := range keys {
+		public = append(public, key.Public())
+	}
+	return private.VerifyEntry(c.Private.V1 != nil && c.Private.V1.origin() == origin, public...)
 }
 
 // maxProblems is how many problems a report names.

@@ -106,21 +106,18 @@ func alone(raw []byte) []byte {
 }
 
 // VerifyEntry returns what verifies the promise about an entry, as it is stored: the signed entry
-// timestamp if the log is one of Rekor v1. One of Rekor v2 promises nothing.
-func VerifyEntry(key crypto.PublicKey, isV1 bool) func(index uint64, body, receipt []byte) error {
-	if !isV1 {
+// timestamp, by one of the keys, if the log is one of Rekor v1. One of Rekor v2 promises nothing.
+func VerifyEntry(isV1 bool, keys ...crypto.PublicKey) func(index uint64, body, receipt []byte) error {
+	if !isV1 || len(keys) == 0 {
 		return nil
 	}
-	return func(index uint64, body, receipt []byte) error {
-		logID, err := rekor.LogID(key)
-		if err != nil {
-			return err
+	return func(index uint64, body, receipt []byte) (err error) {
+		for _, key := range keys {
+			if err = verifyEntry(key, index, body, receipt); err == nil {
+				return nil
+			}
 		}
-		entry := rekor.Entry{Body: body, LogID: logID, LogIndex: index}
-		if _, err := rekor.DecodeReceipt(&entry, receipt); err != nil {
-			return err
-		}
-		return entry.VerifySET(key)
+		return err
 	}
 }
 
@@ -131,6 +128,18 @@ func (v *V1) SET(receipt []byte) (*archive.SET, error) {
 		return nil, err
 	}
 	return &archive.SET{IntegratedTime: entry.IntegratedTime, LogID: v.logID, Signature: entry.SET}, nil
+}
+
+func verifyEntry(key crypto.PublicKey, index uint64, body, receipt []byte) error {
+	logID, err := rekor.LogID(key)
+	if err != nil {
+		return err
+	}
+	entry := rekor.Entry{Body: body, LogID: logID, LogIndex: index}
+	if _, err := rekor.DecodeReceipt(&entry, receipt); err != nil {
+		return err
+	}
+	return entry.VerifySET(key)
 }
 
 // Name returns the name of the log.

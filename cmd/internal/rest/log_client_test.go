@@ -59,7 +59,7 @@ func TestLogV1Client(t *testing.T) {
 	digest := strings.Repeat("ab", 32)
 	proposed := proposedModel(t, logstage.DSSE(logstage.Statement(digest)))
 	create := func(c *rekorclient.Rekor, m models.ProposedEntry) (*entries.CreateLogEntryCreated, error) {
-		return c.Entries.CreateLogEntry(entries.NewCreateLogEntryParamsWithContext(t.Context()).WithProposedEntry(m))
+		return c.Entries.CreateLogEntry(entries.NewCreateLogEntryParams().WithProposedEntry(m))
 	}
 	created, err := create(c, proposed)
 	if err != nil {
@@ -83,12 +83,12 @@ func TestLogV1Client(t *testing.T) {
 		t.Errorf("duplicate: %v", err)
 	}
 
-	byUUID, err := c.Entries.GetLogEntryByUUID(entries.NewGetLogEntryByUUIDParamsWithContext(t.Context()).WithEntryUUID(uuid))
+	byUUID, err := c.Entries.GetLogEntryByUUID(entries.NewGetLogEntryByUUIDParams().WithEntryUUID(uuid))
 	if err != nil {
 		t.Fatal(err)
 	}
 	verified(byUUID.Payload)
-	byIndex, err := c.Entries.GetLogEntryByIndex(entries.NewGetLogEntryByIndexParamsWithContext(t.Context()).WithLogIndex(0))
+	byIndex, err := c.Entries.GetLogEntryByIndex(entries.NewGetLogEntryByIndexParams().WithLogIndex(0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestLogV1Client(t *testing.T) {
 	query := new(models.SearchLogQuery)
 	query.SetEntries([]models.ProposedEntry{proposed})
 	query.EntryUUIDs, query.LogIndexes = []string{uuid, uuid[16:]}, []*int64{conv.Pointer(int64(0)), conv.Pointer(int64(7))}
-	retrieved, err := c.Entries.SearchLogQuery(entries.NewSearchLogQueryParamsWithContext(t.Context()).WithEntry(query))
+	retrieved, err := c.Entries.SearchLogQuery(entries.NewSearchLogQueryParams().WithEntry(query))
 	if err != nil || len(retrieved.Payload) != 4 {
 		t.Fatalf("%v %v", retrieved, err)
 	}
@@ -105,19 +105,19 @@ func TestLogV1Client(t *testing.T) {
 	}
 	key := &models.SearchIndexPublicKey{Format: conv.Pointer("x509"), Content: logstage.PublicPEM()}
 	for name, q := range map[string]*models.SearchIndex{"hash": {Hash: "sha256:" + digest}, "key": {PublicKey: key}, "both": {Hash: digest, PublicKey: key, Operator: "and"}} {
-		found, err := c.Index.SearchIndex(index.NewSearchIndexParamsWithContext(t.Context()).WithQuery(q))
+		found, err := c.Index.SearchIndex(index.NewSearchIndexParams().WithQuery(q))
 		if err != nil || len(found.Payload) != 1 || found.Payload[0] != uuid {
 			t.Errorf("%s: %v %v", name, found, err)
 		}
 	}
-	if found, err := c.Index.SearchIndex(index.NewSearchIndexParamsWithContext(t.Context()).WithQuery(&models.SearchIndex{Hash: strings.Repeat("00", 32)})); err != nil || len(found.Payload) != 0 {
+	if found, err := c.Index.SearchIndex(index.NewSearchIndexParams().WithQuery(&models.SearchIndex{Hash: strings.Repeat("00", 32)})); err != nil || len(found.Payload) != 0 {
 		t.Errorf("%v %v", found, err)
 	}
 
 	if _, err := create(c, proposedModel(t, logstage.Hashedrekord("second"))); err != nil {
 		t.Fatal(err)
 	}
-	info, err := c.Tlog.GetLogInfo(tlog.NewGetLogInfoParamsWithContext(t.Context()))
+	info, err := c.Tlog.GetLogInfo(tlog.NewGetLogInfoParams())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,19 +125,19 @@ func TestLogV1Client(t *testing.T) {
 	if err := checkpoint.UnmarshalText([]byte(*info.Payload.SignedTreeHead)); err != nil || !checkpoint.Verify(verifier) || checkpoint.Size != 2 || *info.Payload.TreeSize != 2 || hex.EncodeToString(checkpoint.Hash) != *info.Payload.RootHash {
 		t.Errorf("%v: %+v", err, info.Payload)
 	}
-	consistency, err := c.Tlog.GetLogProof(tlog.NewGetLogProofParamsWithContext(t.Context()).WithFirstSize(conv.Pointer(int64(1))).WithLastSize(2).WithTreeID(info.Payload.TreeID))
+	consistency, err := c.Tlog.GetLogProof(tlog.NewGetLogProofParams().WithFirstSize(conv.Pointer(int64(1))).WithLastSize(2).WithTreeID(info.Payload.TreeID))
 	if err != nil || len(consistency.Payload.Hashes) != 1 || *consistency.Payload.RootHash != *info.Payload.RootHash {
 		t.Errorf("%+v %v", consistency, err)
 	}
-	public, err := c.Pubkey.GetPublicKey(pubkey.NewGetPublicKeyParamsWithContext(t.Context()).WithTreeID(info.Payload.TreeID))
+	public, err := c.Pubkey.GetPublicKey(pubkey.NewGetPublicKeyParams().WithTreeID(info.Payload.TreeID))
 	if err != nil || !strings.HasPrefix(public.Payload, "-----BEGIN PUBLIC KEY") {
 		t.Errorf("%v %v", public, err)
 	}
 	for _, other := range []string{"1", "0"} {
-		if answer, err := c.Pubkey.GetPublicKey(pubkey.NewGetPublicKeyParamsWithContext(t.Context()).WithTreeID(&other)); err == nil {
+		if answer, err := c.Pubkey.GetPublicKey(pubkey.NewGetPublicKeyParams().WithTreeID(&other)); err == nil {
 			t.Errorf("tree %s: %v", other, answer)
 		}
-		if answer, err := c.Tlog.GetLogProof(tlog.NewGetLogProofParamsWithContext(t.Context()).WithLastSize(1).WithTreeID(&other)); err == nil {
+		if answer, err := c.Tlog.GetLogProof(tlog.NewGetLogProofParams().WithLastSize(1).WithTreeID(&other)); err == nil {
 			t.Errorf("tree %s: %v", other, answer)
 		}
 	}

@@ -40,6 +40,7 @@ func TestLogV1Append(t *testing.T) {
 	for i, proposed := range [][]byte{logstage.Hashedrekord("a"), logstage.DSSE(logstage.Statement("ab"))} {
 		w := propose(h, pathV1, proposed)
 		uuid, e := loggedV1(t, w)
+		//lint:ignore SA1008 Rekor's own spelling
 		if w.Code != http.StatusCreated || w.Header().Get("Location") != pathV1+"/"+uuid || w.Header()["ETag"][0] != uuid || len(uuid) != 80 || w.Header().Get("Content-Type") != mediaJSON {
 			t.Errorf("%d, %v", w.Code, w.Header())
 		}
