@@ -33,7 +33,7 @@ const maxKey = 512
 // chart. What only the proposal had, the subjects of an in-toto statement, is not in the body
 // and not in its keys (see StatementKeys); of TUF metadata that has expired nothing is read but
 // the digest.
-// For v2 they have the same forms. Signatures are not verified for a key: who logged the entry did.
+// For v2 they have the same forms.
 func SearchKeys(body []byte) []string {
 	if keys, ok := fastKeysV2(body); ok {
 		return normalize(keys)
@@ -41,10 +41,7 @@ func SearchKeys(body []byte) []string {
 	if isV2(body) {
 		return normalize(slowKeysV2(body))
 	}
-	if keys, ok := fastKeysV1(body); ok {
-		return normalize(keys)
-	}
-	return normalize(slowKeysV1(body))
+	return normalize(keysV1(body))
 }
 
 // issuerKey returns the key under which entries of an identity provider are found.
@@ -63,8 +60,8 @@ func normalize(keys []string) []string {
 	return slices.Compact(keys)
 }
 
-// slowKeysV1 returns the keys of rekor's types and ours.
-func slowKeysV1(body []byte) (keys []string) {
+// keysV1 returns the keys of rekor's types and ours.
+func keysV1(body []byte) (keys []string) {
 	// What was gathered before rekor's types panic is true of the entry all the same.
 	defer func() { _ = recover() }()
 	entry, err := unmarshalProposed(body)
@@ -135,4 +132,4 @@ func parseV1(body []byte) (entry types.EntryImpl, err error) {
 }
 
 // SearchVersion changes with what SearchKeys and StatementKeys return.
-const SearchVersion = 3
+const SearchVersion = 2

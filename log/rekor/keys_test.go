@@ -4,7 +4,6 @@ package rekor
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -13,7 +12,6 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -232,77 +230,6 @@ func checkFast(tb interface {
 	return true
 }
 
-// checkFastV1 demands the law of fastKeysV1: what both ways read they read alike. What rekor's types
-// refuse, because a signature is false, has keys all the same.
-func checkFastV1(tb interface {
-	Helper()
-	Errorf(string, ...any)
-}, body []byte) bool {
-	tb.Helper()
-	fast, ok := fastKeysV1(body)
-	if !ok {
-		return false
-	}
-	if slow := normalize(slowKeysV1(body)); len(slow) > 0 && !slices.Equal(normalize(fast), slow) {
-		tb.Errorf("%q: fast %q, slow %q", body, fast, slow)
-	}
-	return true
-}
-
-// Which stored entries of Rekor v1 are read without rekor's types, and that the keys are the same.
-func TestFastKeysV1(t *testing.T) {
-	key := newKey(t)
-	digest, signature, spki, cert := proposalParts(t)
-	text := func(p []byte) string { return base64.StdEncoding.EncodeToString(p) }
-	plain := goClient(digest, signature, text(pemOf("CERTIFICATE", cert)))
-	stored := map[string]struct {
-		body []byte
-		fast bool
-	}{
-		"key":                  {hashedrekordV1(t, key, pemOf("PUBLIC KEY", spkiOf(t, key.Public())), []byte("a")), true},
-		"certificate":          {hashedrekordV1(t, key, pemOf("CERTIFICATE", newCert(t, key, nil)), []byte("a")), true},
-		"many names":           {hashedrekordV1(t, key, pemOf("CERTIFICATE", newCert(t, key, manyNames(t))), []byte("a")), true},
-		"an other name":        {hashedrekordV1(t, key, pemOf("CERTIFICATE", newCert(t, key, otherName(t, "Name!example.com"))), []byte("a")), true},
-		"upper-case digest":    {[]byte(goClient(strings.ToUpper(digest), signature, text(pemOf("CERTIFICATE", cert)))), true},
-		"PEM of long lines":    {[]byte(goClient(digest, signature, text([]byte("-----BEGIN CERTIFICATE-----\n"+text(cert)+"\n-----END CERTIFICATE-----\n")))), false},
-		"PEM of short lines":   {[]byte(goClient(digest, signature, text([]byte("-----BEGIN PUBLIC KEY-----\n"+text(spki)[:60]+"\n"+text(spki)[60:]+"\n-----END PUBLIC KEY-----\n")))), false},
-		"PEM without last LF":  {[]byte(goClient(digest, signature, text(bytes.TrimSpace(pemOf("CERTIFICATE", cert))))), false},
-		"a chain":              {[]byte(goClient(digest, signature, text(bytes.Repeat(pemOf("CERTIFICATE", cert), 2)))), false},
-		"another field":        {[]byte(strings.Replace(plain, `"spec":`, `"more":1,"spec":`, 1)), false},
-		"dsse":                 {dsseV1(t, key, pemOf("CERTIFICATE", cert), []byte("payload")), false},
-		"base64 with a rest":   {[]byte(goClient(digest, signature, strings.TrimSuffix(text(pemOf("PUBLIC KEY", spki)), "g==")+"h==")), false},
-		"an unknown algorithm": {[]byte(strings.Replace(plain, `"sha256"`, `"sha1"`, 1)), false},
-		"a digest too short":   {[]byte(goClient(digest[2:], signature, text(pemOf("CERTIFICATE", cert)))), false},
-	}
-	for name, key := range signers(t) {
-		for algorithm, hash := range map[string]crypto.Hash{"sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512} {
-			if name == "Ed25519" && hash != crypto.SHA512 {
-				continue // signs no other prehash
-			}
-			h := hash.New()
-			h.Write([]byte("artifact"))
-			digest := h.Sum(nil)
-			body := hashedrekordOf(t, algorithm, digest, signDigest(t, key, digest, hash), pemOf("PUBLIC KEY", spkiOf(t, key.Public())))
-			c := stored[name+" "+algorithm]
-			c.body, c.fast = body, name == "P-256" || name == "Ed25519"
-			stored[name+" "+algorithm] = c
-		}
-	}
-	for name, c := range stored {
-		if got := checkFastV1(t, c.body); got != c.fast {
-			t.Errorf("%s: the fast way: %t", name, got)
-		}
-		if c.fast && len(slowKeysV1(c.body)) == 0 {
-			t.Errorf("%s: rekor's types refuse it", name)
-		}
-	}
-	// Who logged it verified it: that is not done again.
-	other := goClient(strings.Repeat("00", 32), signature, text(pemOf("CERTIFICATE", cert)))
-	if keys := SearchKeys([]byte(other)); !slices.Contains(keys, "sha256:"+strings.Repeat("00", 32)) {
-		t.Errorf("another digest: %q", keys)
-	}
-}
-
 // Entries of every shape that rekor-tiles' message can have.
 func TestFastKeysV2(t *testing.T) {
 	key := newKey(t)
@@ -475,7 +402,6 @@ func FuzzSearchKeys(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		checkFast(t, body)
-		checkFastV1(t, body)
 		keys := SearchKeys(body)
 		if !slices.IsSorted(keys) || len(slices.Compact(slices.Clone(keys))) != len(keys) {
 			t.Errorf("keys %q", keys)

@@ -161,16 +161,15 @@ func isCommonKey(der []byte) bool {
 		len(der) == len(ed25519Prefix)+32 && string(der[:len(ed25519Prefix)]) == ed25519Prefix
 }
 
-const pemLine = 64 // characters of a line of base64 in PEM
-
 // hashPEM hashes the PEM block that holds canonical base64, in lines of 64 as encoding/pem
 // writes it: v1 names keys and certificates by that.
 func (s *scanner) hashPEM(kind string, encoded []byte) [sha256.Size]byte {
+	const line = 64
 	block := append(s.pem[:0], "-----BEGIN "...)
 	block = append(block, kind...)
 	block = append(block, "-----\n"...)
 	for len(encoded) > 0 {
-		n := min(pemLine, len(encoded))
+		n := min(line, len(encoded))
 		block = append(block, encoded[:n]...)
 		block = append(block, '\n')
 		encoded = encoded[n:]

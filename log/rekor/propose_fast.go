@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 )
 
 // fastPropose is Propose for what most clients send: a hashedrekord 0.0.1 with a SHA-256 that
@@ -149,25 +150,29 @@ func (s *scanner) quoted() []byte {
 
 // verifier reads the one PEM block of a P-256 key or of a certificate for one.
 func (s *scanner) verifier(encoded []byte) (*ecdsa.PublicKey, bool) {
-	kind, der, _, ok := s.onePEM(encoded)
+	text, ok := s.strict(encoded)
 	if !ok {
 		return nil, false
 	}
+	block, _ := pem.Decode(text)
+	if block == nil || len(block.Headers) > 0 || !bytes.Equal(pem.EncodeToMemory(block), text) {
+		return nil, false
+	}
 	var public any
-	switch der := bytes.Clone(der); kind { // the certificate keeps it
+	switch block.Type {
 	case "CERTIFICATE":
-		cert, err := x509.ParseCertificate(der)
+		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, false
 		}
 		public = cert.PublicKey
 	case "PUBLIC KEY":
 		// Of other encodings of the key rekor's type makes this one.
-		if !bytes.HasPrefix(der, []byte(p256Prefix)) {
+		if !bytes.HasPrefix(block.Bytes, []byte(p256Prefix)) {
 			return nil, false
 		}
 		var err error
-		if public, err = x509.ParsePKIXPublicKey(der); err != nil {
+		if public, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
 			return nil, false
 		}
 	}
