@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ import (
 	pb "github.com/sigstore/rekor-tiles/v2/pkg/generated/protobuf"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"google.golang.org/protobuf/encoding/protojson"
+	"pgregory.net/rapid"
 )
 
 const (
@@ -224,6 +226,29 @@ func dsseV2(tb testing.TB, payload []byte, verifiers ...*pb.Verifier) []byte {
 		spec.Signatures = append(spec.Signatures, &pb.Signature{Content: []byte("signature"), Verifier: v})
 	}
 	return canonicalV2(tb, &pb.Entry{Kind: "dsse", ApiVersion: "0.0.2", Spec: &pb.Spec{Spec: &pb.Spec_DsseV002{DsseV002: spec}}})
+}
+
+// mutated returns b with one or two changes: a piece put in, some of it left out or there twice,
+// a bit turned.
+func mutated(r *rapid.T, b []byte, pieces []string) []byte {
+	b = bytes.Clone(b)
+	for range rapid.IntRange(1, 2).Draw(r, "changes") {
+		at := rapid.IntRange(0, len(b)).Draw(r, "at")
+		to := min(len(b), at+rapid.IntRange(0, 40).Draw(r, "n"))
+		switch rapid.IntRange(0, 3).Draw(r, "how") {
+		case 0:
+			b = slices.Insert(b, at, []byte(rapid.SampledFrom(pieces).Draw(r, "piece"))...)
+		case 1:
+			b = slices.Delete(b, at, to)
+		case 2:
+			b = slices.Insert(b, at, bytes.Clone(b[at:to])...)
+		case 3:
+			if at < len(b) {
+				b[at] ^= byte(1 << rapid.IntRange(0, 7).Draw(r, "bit"))
+			}
+		}
+	}
+	return b
 }
 
 // genuine returns the folder of genuine public data beside the repository, or skips.

@@ -34,8 +34,14 @@ const maxKey = 512
 // and not in its keys (see StatementKeys); of TUF metadata that has expired nothing is read but
 // the digest.
 // For v2 they have the same forms.
+//
+// Keys are what an entry claims. That its signatures are true is for whoever logs it, and for
+// whoever finds it: a body with a false one, which no Rekor logs, may have keys or none.
 func SearchKeys(body []byte) []string {
 	if keys, ok := fastKeysV2(body); ok {
+		return normalize(keys)
+	}
+	if keys, ok := fastKeysV1(body); ok {
 		return normalize(keys)
 	}
 	if isV2(body) {
@@ -60,14 +66,19 @@ func normalize(keys []string) []string {
 	return slices.Compact(keys)
 }
 
-// keysV1 returns the keys of rekor's types and ours.
-func keysV1(body []byte) (keys []string) {
-	// What was gathered before rekor's types panic is true of the entry all the same.
-	defer func() { _ = recover() }()
-	entry, err := unmarshalProposed(body)
+// keysV1 reads an entry by rekor's types, which verify what they can.
+func keysV1(body []byte) []string {
+	entry, err := parseV1(body)
 	if err != nil {
 		return nil
 	}
+	return entryKeys(entry)
+}
+
+// entryKeys returns the keys of rekor's types and ours.
+func entryKeys(entry types.EntryImpl) (keys []string) {
+	// What was gathered before rekor's types panic is true of the entry all the same.
+	defer func() { _ = recover() }()
 	keys, _ = entry.IndexKeys() // on an error: those before it
 	if e, ok := entry.(*cose.V001Entry); ok {
 		keys = coseKeys(keys, e)

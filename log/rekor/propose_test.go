@@ -387,24 +387,7 @@ func TestFastProposeMutated(t *testing.T) {
 			if here != where {
 				return b
 			}
-			b = bytes.Clone(b)
-			for range rapid.IntRange(1, 2).Draw(r, "changes") {
-				at := rapid.IntRange(0, len(b)).Draw(r, "at")
-				to := min(len(b), at+rapid.IntRange(0, 40).Draw(r, "n"))
-				switch rapid.IntRange(0, 3).Draw(r, "how") {
-				case 0:
-					b = slices.Insert(b, at, []byte(rapid.SampledFrom(pieces).Draw(r, "piece"))...)
-				case 1:
-					b = slices.Delete(b, at, to)
-				case 2:
-					b = slices.Insert(b, at, bytes.Clone(b[at:to])...)
-				case 3:
-					if at < len(b) {
-						b[at] ^= byte(1 << rapid.IntRange(0, 7).Draw(r, "bit"))
-					}
-				}
-			}
-			return b
+			return mutated(r, b, pieces)
 		}
 		kind, der := "PUBLIC KEY", key
 		if rapid.Bool().Draw(r, "certificate") {
