@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 )
 
 // fastPropose is Propose for what most clients send: a hashedrekord 0.0.1 with a SHA-256 that
@@ -154,25 +153,21 @@ func (s *scanner) verifier(encoded []byte) (*ecdsa.PublicKey, bool) {
 	if !ok {
 		return nil, false
 	}
-	block, _ := pem.Decode(text)
-	if block == nil || len(block.Headers) > 0 || !bytes.Equal(pem.EncodeToMemory(block), text) {
-		return nil, false
-	}
 	var public any
-	switch block.Type {
+	switch kind, der := s.decodePEM(text); kind {
 	case "CERTIFICATE":
-		cert, err := x509.ParseCertificate(block.Bytes)
+		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, false
 		}
 		public = cert.PublicKey
 	case "PUBLIC KEY":
 		// Of other encodings of the key rekor's type makes this one.
-		if !bytes.HasPrefix(block.Bytes, []byte(p256Prefix)) {
+		if !bytes.HasPrefix(der, []byte(p256Prefix)) {
 			return nil, false
 		}
 		var err error
-		if public, err = x509.ParsePKIXPublicKey(block.Bytes); err != nil {
+		if public, err = x509.ParsePKIXPublicKey(der); err != nil {
 			return nil, false
 		}
 	}
