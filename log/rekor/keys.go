@@ -143,4 +143,4 @@ func parseV1(body []byte) (entry types.EntryImpl, err error) {
 }
 
 // SearchVersion changes with what SearchKeys and StatementKeys return.
-const SearchVersion = 2
+const SearchVersion = 3
