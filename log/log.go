@@ -1,6 +1,7 @@
 package log
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -414,6 +415,23 @@ func (l *Log) headOf(raw []byte) (storage.Head, error) {
 	}
 	if c.Origin != l.cfg.Origin || len(c.Hash) != storage.HashSize {
 		return storage.Head{}, errors.New("it is no checkpoint of this log")
+	}
+	return storage.Head{Size: c.Size, Root: storage.Hash(c.Hash)}, nil
+}
+
+// LastPublished returns the tree that a log which is not open published last; its size is 0 if it
+// published none. What it says is not verified: Open does that.
+func LastPublished(db *storage.DB, tree *storage.Tree) (storage.Head, error) {
+	raw, err := db.Record((&Log{cfg: Config{Origin: tree.Origin()}}).publishedRecord())
+	switch {
+	case err != nil || raw == nil:
+		return storage.Head{}, err
+	case string(raw) == allPublished:
+		return tree.State().Pending.Head, nil
+	}
+	var c formats.Checkpoint
+	if _, err := c.Unmarshal(raw); err != nil || len(c.Hash) != storage.HashSize {
+		return storage.Head{}, fmt.Errorf("read what was published last of %q: %w", tree.Origin(), cmp.Or(err, errors.New("it has no root hash")))
 	}
 	return storage.Head{Size: c.Size, Root: storage.Hash(c.Hash)}, nil
 }

@@ -354,7 +354,7 @@ func TestPrivateLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, text := s.with("restore", "backup")
-	if code != 0 || !strings.Contains(out, "rekor.test - 7: 1 entry") {
+	if code != 0 || !strings.Contains(out, "rekor.test - 7: 1 entry") || !strings.Contains(out, "rekor.test - 7: will NOT be served: it published a checkpoint over 2 entries") || strings.Contains(out, "log.test: will") {
 		t.Fatal(code, out, text)
 	}
 	stop = s.serve()

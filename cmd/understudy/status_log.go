@@ -63,8 +63,12 @@ func (c *Config) heldPrivate(db *storage.DB, origin string) rest.PrivateStatus {
 		s.Problem = &log.Problem{Text: err.Error(), Since: time.Now()}
 		return s
 	}
-	state := tree.State()
-	s.Since = sinceOf(tree)
-	s.Size, s.Published, s.Root = state.Head.Size, state.Pending.Size, state.Pending.Root.String()
+	s.Since, s.Size = sinceOf(tree), tree.State().Head.Size
+	published, err := log.LastPublished(db, tree)
+	if err != nil {
+		s.Problem = &log.Problem{Text: err.Error(), Since: time.Now()}
+		return s
+	}
+	s.Published, s.Root = published.Size, published.Root.String()
 	return s
 }
