@@ -401,7 +401,7 @@ func TestLogLargeBodies(t *testing.T) {
 	s.AwaitHeld(uint64(len(proposed)))
 	runtime.GC()
 	runtime.ReadMemStats(&now)
-	if grown := int64(now.HeapAlloc) - int64(before.HeapAlloc); grown > 64<<20 {
+	if grown := int64(now.HeapAlloc) - int64(before.HeapAlloc); grown > 100<<20 { // of the database alone some 60
 		t.Errorf("%d requests that wait for witnesses hold %d MiB", len(proposed), grown>>20)
 	}
 	s.Asleep.Store(false)
