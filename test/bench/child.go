@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -78,6 +80,22 @@ func (c *child) end(signal os.Signal) (code int, peakMiB float64) {
 func (c *child) wait() (code int, peakMiB float64) {
 	<-c.exited
 	return c.cmd.ProcessState.ExitCode(), c.peakKiB / 1024
+}
+
+// processorTime is what the program has used of all cores since it was started.
+func (c *child) processorTime() (time.Duration, error) {
+	const tick = 10 * time.Millisecond // USER_HZ, on all that Go runs on
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])) // from the third on
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("malformed stat of process %d", c.cmd.Process.Pid)
+	}
+	user, userErr := strconv.Atoi(fields[11])
+	system, systemErr := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * tick, errors.Join(userErr, systemErr)
 }
 
 // output is what the program has printed.
