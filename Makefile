@@ -68,6 +68,7 @@ e2e-archive: ## the witness and the archive with other people's programs: witnes
 e2e-log: ## real clients write to a private log: cosign, rekor-cli, rekor-tiles, sigstore-go, witnesses; and kill -9
 	$(GO) run ./test/tools cosign rekor-cli rekor-tiles timestamp-server omniwitness litewitness
 	$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
+	$(GO) build -buildvcs=false -tags kms -o $(BIN)/understudy-kms ./cmd/understudy
 	UNDERSTUDY_E2E_LOG=$${UNDERSTUDY_E2E_LOG:-1} $(GO) test -count=1 -timeout 15m ./test/e2elog
 
 .PHONY: bench

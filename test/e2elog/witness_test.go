@@ -51,7 +51,7 @@ func newWitnessed(t *testing.T, quorum, withoutQuorum string) *witnessed {
 	if asked == realServers {
 		w.stage = newTilesWitnessed(t, policy)
 	} else {
-		w.stage = newUnderstudy(t, settings{without: 1, withoutQuorum: withoutQuorum, policy: policy}).stage()
+		w.stage = newUnderstudy(t, settings{without: 1, withoutQuorum: withoutQuorum, policy: func(d *daemon) string { return policy(d.v2Host, d.vkeyV2()) }}).stage()
 	}
 	w.writer = newTileWriter(t, w.stage)
 	return w
