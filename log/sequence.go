@@ -22,7 +22,7 @@ const (
 	drainTime = 3 * time.Second
 )
 
-// Run sequences, publishes and forgets until ctx ends. Then it takes no more, sequences what waits,
+// Run sequences, publishes, forgets and indexes until ctx ends. Then it takes no more, sequences what waits,
 // and returns nil when everybody has an answer: no Append uses the database after it. It returns an
 // error, before ctx ends, only if the disk failed.
 func (l *Log) Run(ctx context.Context) error {
@@ -44,6 +44,7 @@ func (l *Log) Run(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() error { l.forgetting(ctx); return nil })
+	group.Go(func() error { l.indexing(ctx); return nil })
 	err := group.Wait()
 	close(l.drained)
 	l.pool.answering.Wait()

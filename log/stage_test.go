@@ -37,6 +37,7 @@ type stage struct {
 
 	ask  atomic.Pointer[func(errorfs.Op) error] // before every operation of the disk; nil: all succeed
 	sick bool                                   // the disk may fail: so may Run and Close
+	keys func(entry []byte) []string            // of the search index; nil: there is none
 }
 
 func newKey(t testing.TB) (note.Signer, note.Verifier) {
@@ -99,7 +100,7 @@ func (s *stage) options() storage.Options {
 			return (*ask)(o)
 		}
 		return nil
-	})), CacheBytes: 1 << 20}
+	})), CacheBytes: 1 << 20, SearchKeys: s.keys}
 }
 
 func (s *stage) tryOpen(create bool) error {
