@@ -209,7 +209,7 @@ func (s *Stage) AwaitPublished(size uint64) {
 // AwaitHeld waits until so many entries are durable.
 func (s *Stage) AwaitHeld(size uint64) {
 	s.t.Helper()
-	for end := time.Now().Add(20 * time.Second); s.Log.Tree().State().Head.Size < size; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); s.Log.Tree().State().Head.Size < size; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatalf("never durable: %d entries", size)
 		}

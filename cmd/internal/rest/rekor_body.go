@@ -24,6 +24,9 @@ const (
 	maxBody        = 8 << 20
 	smallBody      = 32 << 10
 	maxLargeBodies = 4 // at once, for all clients; further ones wait
+	// roomTime is how long they wait: who waited on would be cut off without a reason when its time
+	// for an answer is over.
+	roomTime       = 10 * time.Second
 	maxClientLarge = 2 // for one client; further ones get 429
 
 	// Others may wait for the place of a large body, so it has to keep coming: at half the
@@ -61,9 +64,19 @@ func (b *costly) enter(r *http.Request) error {
 	select {
 	case b.tokens <- struct{}{}:
 		return nil
+	default:
+	}
+	patience := time.NewTimer(roomTime)
+	defer patience.Stop()
+	select {
+	case b.tokens <- struct{}{}:
+		return nil
 	case <-r.Context().Done():
 		b.byClient.leave(client)
 		return r.Context().Err()
+	case <-patience.C:
+		b.byClient.leave(client)
+		return rekorError{Code: http.StatusTooManyRequests, Message: "too many " + b.what + " at once; try again in a moment"}
 	}
 }
 
