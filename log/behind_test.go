@@ -214,12 +214,27 @@ func TestKeys(t *testing.T) {
 		s.config.Signers, s.config.Verifiers = []note.Signer{other}, []note.Verifier{otherVerifier}
 		s.refused(false, counting(&s.config), &keyError)
 	})
-	t.Run("one more", func(t *testing.T) {
+	t.Run("the first one joins later", func(t *testing.T) { // the log is what its first key says
 		s.config = good
 		key := counting(&s.config)
-		s.config.Signers = append(s.config.Signers, other)
-		s.config.Verifiers = append(good.Verifiers[:1:1], otherVerifier)
+		s.config.Signers = append([]note.Signer{other}, s.config.Signers...)
+		s.config.Verifiers = append([]note.Verifier{otherVerifier}, good.Verifiers...)
 		s.refused(false, key, &keyError)
+	})
+	t.Run("another joins and leaves", func(t *testing.T) {
+		s.config = good
+		s.config.Signers = append(good.Signers[:1:1], other)
+		s.config.Verifiers = append(good.Verifiers[:1:1], otherVerifier)
+		s.open(false)
+		s.append("both")
+		if err := s.log.verify(s.log.Published().Raw); err != nil {
+			t.Errorf("a line is missing: %v", err)
+		}
+		s.close()
+		s.config = good
+		s.open(false)
+		s.append("one")
+		s.close()
 	})
 	t.Run("lost", func(t *testing.T) {
 		s.config = good
@@ -235,11 +250,12 @@ func TestKeys(t *testing.T) {
 		s.config = good
 		s.config.Signers = []note.Signer{other}
 		s.open(false)
+		before := s.log.Tree().State().Head.Size
 		if _, err := s.within(time.Minute, "1"); !errors.Is(err, ErrSigning) {
 			t.Errorf("append: %v", err)
 		}
-		if size := s.log.Tree().State().Head.Size; size != 1 {
-			t.Errorf("%d entries", size)
+		if size := s.log.Tree().State().Head.Size; size != before {
+			t.Errorf("%d entries, and there were %d", size, before)
 		}
 		s.sound()
 		s.close()

@@ -230,7 +230,7 @@ func Open(cfg Config) (*Log, error) {
 			return nil, fmt.Errorf("begin %q: %w", cfg.Origin, err)
 		}
 	}
-	if err := l.verify(state.Pending.Raw); err != nil {
+	if err := l.verifyOld(state.Pending.Raw); err != nil {
 		return nil, &KeyError{cfg.Origin, err}
 	}
 	if l.lastTime, err = l.timeOfLast(); err != nil {
@@ -309,12 +309,18 @@ func (l *Log) sign(head storage.Head) (storage.Checkpoint, error) {
 }
 
 // verify returns why a note does not have a good line of each of the log's keys.
-func (l *Log) verify(raw []byte) error {
-	n, err := note.Open(raw, note.VerifierList(l.cfg.Verifiers...))
+func (l *Log) verify(raw []byte) error { return l.verifyBy(raw, l.cfg.Verifiers) }
+
+// verifyOld is verify of what was signed before: of the first key alone, which is the log's identity.
+// Others may have joined or left since.
+func (l *Log) verifyOld(raw []byte) error { return l.verifyBy(raw, l.cfg.Verifiers[:1]) }
+
+func (l *Log) verifyBy(raw []byte, verifiers []note.Verifier) error {
+	n, err := note.Open(raw, note.VerifierList(verifiers...))
 	if err != nil {
 		return err
 	}
-	for _, v := range l.cfg.Verifiers {
+	for _, v := range verifiers {
 		good := false
 		for _, s := range n.Sigs {
 			good = good || s.Name == v.Name() && s.Hash == v.KeyHash()
@@ -406,7 +412,7 @@ func (l *Log) publish(c storage.Checkpoint) error {
 
 // headOf reads a checkpoint of the log.
 func (l *Log) headOf(raw []byte) (storage.Head, error) {
-	if err := l.verify(raw); err != nil {
+	if err := l.verifyOld(raw); err != nil {
 		return storage.Head{}, err
 	}
 	var c formats.Checkpoint

@@ -131,10 +131,8 @@ func statusOfAppend(reason private.Reason) (status, after int) {
 		return status, 1
 	case private.ReasonUnwitnessed, private.ReasonTimeout:
 		return status, 2
-	case private.ReasonClock, private.ReasonBehind, private.ReasonSigning:
-		return status, 30
 	}
-	return status, 0
+	return status, 0 // the operator is needed: to wait does not help
 }
 
 func (p *rekorAPI) refuseAppend(w http.ResponseWriter, r *http.Request, err error) {
