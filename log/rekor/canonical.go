@@ -23,6 +23,11 @@ const maxProposed = 32 << 20
 // refused. Every error is an *InputError.
 func Canonicalize(ctx context.Context, proposed []byte) (body []byte, err error) {
 	defer recoverInto(&err)
+	if len(proposed) <= maxProposed {
+		if err := boundKeys(proposed); err != nil {
+			return nil, err
+		}
+	}
 	entry, err := unmarshalProposed(proposed)
 	if err != nil {
 		return nil, err
