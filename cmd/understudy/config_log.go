@@ -33,6 +33,23 @@ type PrivateConfig struct {
 	Access AccessConfig `yaml:"access"`
 }
 
+// hosts are the names under which clients know the log, in small letters.
+func (p *PrivateConfig) hosts() (names []string) {
+	add := func(name, address string) {
+		names = append(names, strings.ToLower(name))
+		if u, err := url.Parse(address); err == nil {
+			names = append(names, strings.ToLower(u.Hostname()))
+		}
+	}
+	if p.V1 != nil {
+		add(p.V1.Host, p.V1.URL)
+	}
+	if p.V2 != nil {
+		add(p.V2.Origin, p.V2.URL)
+	}
+	return names
+}
+
 // PrivateV1Config is the log that speaks Rekor v1.
 type PrivateV1Config struct {
 	// Host and TreeID make the origin: "<host> - <tree_id>".

@@ -192,7 +192,7 @@ func (d *daemon) askWitnesses(l *privateLog, metrics *quorum.Metrics) error {
 // access is who may use the private log.
 func (c *Config) access(d *daemon) (*access.Control, error) {
 	a := &c.Private.Access
-	cfg := access.Config{Open: a.WithoutAuthentication != "", Logger: d.logger, Registerer: d.registry}
+	cfg := access.Config{Open: a.WithoutAuthentication != "", Hosts: c.Private.hosts(), Logger: d.logger, Registerer: d.registry}
 	for i, id := range a.Identities {
 		identity := access.Identity{Name: id.Name, Certificate: id.Certificate, EntriesPerSecond: id.EntriesPerSecond, RequestsAtOnce: id.RequestsAtOnce}
 		if id.TokenSHA256 != "" {

@@ -71,7 +71,11 @@ type Config struct {
 	// Open names every request that comes from this machine "loopback", which may append
 	// and read without limits of its own, and refuses all others. The caller makes sure
 	// that the addresses are on the loopback interface. It excludes Identities.
-	Open       bool
+	Open bool
+	// Hosts are the names under which clients ask an open log, beside localhost and the addresses
+	// of the loopback interface: under another name only a web page does, whose site has made its
+	// own name lead here (DNS rebinding).
+	Hosts      []string
 	Identities []Identity
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -81,6 +85,7 @@ type Config struct {
 // then the limits hold for all of them together.
 type Control struct {
 	open         *member            // names every request; nil if identities are asked for
+	hosts        []string           // Config.Hosts
 	tokens       map[digest]*member // by SHA-256 of the token
 	certificates map[string]*member // by kind and name, as nameKey makes them
 	browser      *http.CrossOriginProtection
@@ -112,6 +117,7 @@ func New(c Config) (*Control, error) {
 	case c.Open && len(c.Identities) > 0:
 		return nil, errors.New("without authentication no identity can be told from another: remove the identities, or without_authentication")
 	case c.Open:
+		control.hosts = c.Hosts
 		control.open = &member{Identity: Identity{Name: loopback, Roles: []Role{Append, Read}}}
 		control.metrics = newMetrics(c.Registerer, []string{loopback})
 		return control, nil

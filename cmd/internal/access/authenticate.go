@@ -3,9 +3,11 @@ package access
 import (
 	"crypto/sha256"
 	"crypto/x509"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -33,6 +35,7 @@ const (
 	unknownName   = "the client certificate has no name that is known here: ask the operator to add it"
 	ambiguousName = "the client certificate has the names of two identities: use one that has the name of one"
 	oldCert       = "the client certificate has expired since the connection was made: connect anew with another"
+	otherHost     = "this log runs without authentication and answers under its own names, localhost and 127.0.0.1 only: use one of them, or have its operator name identities"
 	twoNames      = "the certificate and the tokens of this request are not of the same identity: send one of them"
 )
 
@@ -96,7 +99,7 @@ func cutPrefix(path, prefix string) (rest string, ok bool) {
 // identify returns whom a request names, or the status and the reason why it names nobody.
 func (c *Control) identify(r *http.Request, s shown) (m *member, status int, why string) {
 	if c.open != nil {
-		if why := fromElsewhere(r); why != "" {
+		if why := c.fromElsewhere(r); why != "" {
 			return nil, http.StatusForbidden, why
 		}
 		return c.open, 0, ""
@@ -107,7 +110,7 @@ func (c *Control) identify(r *http.Request, s shown) (m *member, status int, why
 
 // fromElsewhere returns why a request does not come from this machine, or "". A proxy on
 // this machine would make everybody look as if they did.
-func fromElsewhere(r *http.Request) string {
+func (c *Control) fromElsewhere(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().IsLoopback() {
 		return "this log runs without authentication and answers its own machine only: its operator must name identities"
@@ -117,7 +120,21 @@ func fromElsewhere(r *http.Request) string {
 			return "this log runs without authentication and must not be behind a proxy: its operator must name identities"
 		}
 	}
+	if !c.isOwn(r.Host) {
+		return otherHost
+	}
 	return ""
+}
+
+// isOwn says whether a Host header names an open log. A browser that is deceived about where a
+// site is sends the name of that site, and takes what it asks for as the site's own.
+func (c *Control) isOwn(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback() || host == "localhost" || slices.Contains(c.hosts, host)
 }
 
 // identity finds the one identity that everything in a request names.

@@ -183,7 +183,7 @@ func TestOpen(t *testing.T) {
 		{"proxy of RFC 7239", "127.0.0.1:9", "/read/x", "Forwarded", 403},
 		{"another site's page", "127.0.0.1:9", "/append/x", "Origin", 403},
 	} {
-		control := newControl(t, Config{Open: true})
+		control := newControl(t, Config{Open: true, Hosts: []string{"example.com"}})
 		r := httptest.NewRequest(http.MethodPost, c.path, nil)
 		r.RemoteAddr = c.remote
 		if c.header != "" {
@@ -199,7 +199,7 @@ func TestOpen(t *testing.T) {
 
 // TestRequireOutsideGuard holds that a route that was put outside by mistake is closed.
 func TestRequireOutsideGuard(t *testing.T) {
-	for _, config := range []Config{testConfig(), {Open: true}} {
+	for _, config := range []Config{testConfig(), {Open: true, Hosts: []string{"example.com"}}} {
 		r := httptest.NewRequest(http.MethodGet, "/read/x", nil)
 		r.RemoteAddr = "127.0.0.1:9"
 		bearer(readToken)(r)
@@ -239,7 +239,7 @@ func TestTokenIsNotSeen(t *testing.T) {
 		var logged bytes.Buffer
 		config := testConfig()
 		if open {
-			config = Config{Open: true}
+			config = Config{Open: true, Hosts: []string{"example.com"}}
 		}
 		config.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 		control := newControl(t, config)
@@ -330,5 +330,33 @@ func TestMetrics(t *testing.T) {
 	// All series are there from the start: those of six identities, and of nobody.
 	if got := testutil.CollectAndCount(control.metrics.requests); got != 6*4+3 {
 		t.Errorf("%d series", got)
+	}
+}
+
+// TestOpenHosts holds that a web page whose site made its name lead to this machine gets nothing: to its
+// browser the log and the page are one site.
+func TestOpenHosts(t *testing.T) {
+	control := newControl(t, Config{Open: true, Hosts: []string{"rekor.example.com"}})
+	h := control.Guard(nil, routes(control))
+	for host, status := range map[string]int{
+		"rekor.example.com": 200, "rekor.example.com:3000": 200, "Rekor.Example.com.": 200, "localhost:3000": 200,
+		"127.0.0.1:3000": 200, "127.0.0.2": 200, "[::1]:3000": 200, "[::1]": 200,
+		"evil.example.net:3000": 403, "evil.example.net": 403, "x.rekor.example.com": 403, "192.0.2.1:3000": 403, "": 403,
+		"127.0.0.1.evil.example.net": 403, "localhost.evil.example.net:3000": 403, "0.0.0.0:3000": 403,
+	} {
+		for _, path := range []string{"/append/x", "/read/x"} {
+			r := httptest.NewRequest(http.MethodPost, path, nil)
+			r.RemoteAddr, r.Host = "127.0.0.1:9", host
+			r.Header.Set("Origin", "http://"+host)
+			w := httptest.NewRecorder()
+			if h.ServeHTTP(w, r); w.Code != status {
+				t.Errorf("%s at %q: got %d %s", path, host, w.Code, w.Body)
+			}
+		}
+	}
+	// Who has a token is not asked under which name.
+	control = newControl(t, testConfig())
+	if w := ask(control.Guard(nil, routes(control)), "/append/x", "192.0.2.1:9", bearer(pipeToken), func(r *http.Request) { r.Host = "any.example.net" }); w.Code != 200 {
+		t.Errorf("with a token: got %d %s", w.Code, w.Body)
 	}
 }

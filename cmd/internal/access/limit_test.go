@@ -160,7 +160,7 @@ func TestPanicMakesRoom(t *testing.T) {
 
 // TestOpenHasNoLimits holds that a log without authentication has no limits of an identity.
 func TestOpenHasNoLimits(t *testing.T) {
-	control := newControl(t, Config{Open: true})
+	control := newControl(t, Config{Open: true, Hosts: []string{"example.com"}})
 	h := control.Guard(nil, routes(control))
 	for range 1000 {
 		if w := ask(h, "/append/x", "127.0.0.1:1"); w.Code != 200 {
