@@ -145,7 +145,7 @@ func (l *Log) append(ctx context.Context, e Entry) (Receipt, error) {
 		return Receipt{}, err
 	}
 	// While witnesses are away nobody gets an answer; what is logged meanwhile must not grow for ever.
-	if l.tree.State().Head.Size-l.Published().Size >= uint64(l.cfg.MaxUnpublished) {
+	if l.unpublished() >= uint64(l.cfg.MaxUnpublished) {
 		return Receipt{}, ErrFull
 	}
 	w := &waiting{Entry: e, leaf: storage.LeafHash(e.Body), done: make(chan struct{})}
@@ -169,6 +169,12 @@ func (l *Log) append(ctx context.Context, e Entry) (Receipt, error) {
 	}
 	r := Receipt{Index: w.index, Duplicate: joined || w.duplicate, Promise: w.promise}
 	return r, l.prove(&r)
+}
+
+// unpublished is how many entries are logged and not published.
+func (l *Log) unpublished() uint64 {
+	published := l.Published().Size // first: whatever is published later was committed before that
+	return l.tree.State().Head.Size - published
 }
 
 // awaitPublished waits until an entry is in a published tree.
