@@ -62,6 +62,8 @@ func (c *Collector) ask(ctx context.Context, e *endpoint, j *job, old uint64) (m
 			switch {
 			case err != nil:
 				return nil, old, err
+			case size > j.checkpoint.Size && c.wasShown(size):
+				return nil, size, fail(resultRefused, "it was asked about %d entries when it had cosigned %d of them", j.checkpoint.Size, size)
 			case size > j.checkpoint.Size:
 				return nil, old, &AheadError{Witness: e.name, Size: size, Ours: j.checkpoint.Size}
 			case size == old:

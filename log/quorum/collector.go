@@ -242,6 +242,14 @@ func (c *Collector) start(ctx context.Context, j *job) (waiting map[*endpoint]bo
 	return waiting, nil
 }
 
+// wasShown reports whether witnesses were shown a tree of this size already, or a larger one. One that
+// is asked at two addresses may know it before the slower of the two is through with an older one.
+func (c *Collector) wasShown(size uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return size <= c.shown
+}
+
 // work asks an endpoint until there is nothing more to ask it.
 func (c *Collector) work(ctx context.Context, e *endpoint, j *job) {
 	defer c.asking.Done()
