@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -115,11 +116,15 @@ func TestOwnWitness(t *testing.T) {
 	waiting := s.proposals(t)
 	unanswered := func(what string) {
 		t.Helper()
+		var asking sync.WaitGroup
 		for name, p := range waiting {
-			if answer, body, err := p.send(within(t, 3*time.Second)); err == nil {
-				t.Errorf("%s, %s: answered without the witness: %s: %s", what, name, answer.Status, body)
-			}
+			asking.Go(func() {
+				if answer, body, err := p.send(within(t, 3*time.Second)); err == nil {
+					t.Errorf("%s, %s: answered without the witness: %s: %s", what, name, answer.Status, body)
+				}
+			})
 		}
+		asking.Wait()
 		if now1, now2 := s.sizes(t); now1 != v1 || now2 != v2 {
 			t.Errorf("%s: %d and %d entries are published, want %d and %d", what, now1, now2, v1, v2)
 		}
