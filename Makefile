@@ -72,7 +72,7 @@ e2e-log: ## real clients write to a private log: cosign, rekor-cli, rekor-tiles,
 	UNDERSTUDY_E2E_LOG=$${UNDERSTUDY_E2E_LOG:-1} $(GO) test -count=1 -timeout 15m ./test/e2elog
 
 .PHONY: bench
-bench: ## measure, side by side with Tessera and, if MariaDB is there, Rekor v1
+bench: ## measure, side by side with Tessera, rekor-tiles and, if MariaDB is there, Rekor v1
 	$(GO) run ./test/bench
 
 .PHONY: check
