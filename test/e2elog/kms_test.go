@@ -88,15 +88,15 @@ func (p posted) send(ctx context.Context) (*http.Response, string, error) {
 	return answer, string(body), err
 }
 
-// refused checks that a proposal is refused because the log cannot, for a reason, with a hint when to
-// come again.
+// refused checks that a proposal is refused because the log cannot, for a reason. When it can again nobody
+// knows.
 func (p posted) refused(t *testing.T, what, reason string) {
 	t.Helper()
 	answer, body, err := p.send(within(t, 30*time.Second))
 	if err != nil {
 		t.Errorf("%s: %v", what, err)
-	} else if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") == "" || !strings.Contains(body, reason) {
-		t.Errorf("%s: %s, Retry-After %q, want 503 with %s: %s", what, answer.Status, answer.Header.Get("Retry-After"), reason, body)
+	} else if answer.StatusCode != http.StatusServiceUnavailable || answer.Header.Get("Retry-After") != "" || !strings.Contains(body, reason) {
+		t.Errorf("%s: %s, Retry-After %q, want 503 with %s alone: %s", what, answer.Status, answer.Header.Get("Retry-After"), reason, body)
 	}
 }
 
