@@ -176,12 +176,13 @@ func (l *Log) extend(fresh []*waiting) (*storage.State, error) {
 	return state, nil
 }
 
-// promise makes the promises for entries that will get the indexes from start on, on all processors:
-// the signatures cost more than all else. They are worth nothing before the commit.
+// promise makes the promises for entries that will get the indexes from start on, many at once: the
+// signatures cost more than all else, and a key management service takes its time for each. They are
+// worth nothing before the commit.
 func (l *Log) promise(fresh []*waiting, start uint64, at int64) error {
 	var next atomic.Int64
 	var running sync.WaitGroup
-	failed := make([]error, min(runtime.GOMAXPROCS(0), len(fresh)))
+	failed := make([]error, min(max(runtime.GOMAXPROCS(0), 16), len(fresh)))
 	for worker := range failed {
 		running.Go(func() {
 			for i := int(next.Add(1) - 1); i < len(fresh) && failed[worker] == nil; i = int(next.Add(1) - 1) {

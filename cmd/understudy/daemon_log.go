@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -38,72 +39,107 @@ type privateLog struct {
 	collector    *quorum.Collector // nil if no witnesses are wanted
 	v1           *private.V1       // of the first generation
 	v2           *private.V2       // of the second
+	public       crypto.PublicKey  // of the first generation
+	logID        []byte            // of the second
 	vkeys        []string          // its verifier keys
 	keys         []trust.Key       // the same, for who verifies what it signed
 	lost         *log.Problem
 }
 
-// privateLogs are what a configuration says of the private log, but for the trees.
-func (c *Config) privateLogs(ctx context.Context) ([]*privateLog, *logSigners, error) {
+// privateLogs are what a configuration says of the private log, but for the trees. A generation whose
+// key management service does not answer is lost, and the others are not.
+func (c *Config) privateLogs(ctx context.Context) ([]*privateLog, error) {
 	p := c.Private
 	if p == nil {
-		return nil, nil, nil
-	}
-	signers, err := openLogSigners(ctx, p)
-	if err != nil {
-		return nil, nil, c.mistake(err.Error(), "log")
+		return nil, nil
 	}
 	secret, err := openProposalsKey(p.Proposals.Key)
 	if err != nil {
-		return nil, nil, c.mistake(err.Error(), "log", "proposals", "key")
+		return nil, c.mistake(err.Error(), "log", "proposals", "key")
 	}
 	key, err := log.NewProposalKey(secret[:])
 	if err != nil {
-		return nil, nil, err
-	}
-	config := log.Config{
-		Interval: time.Duration(p.CheckpointInterval), ProposalKey: key, Retention: time.Duration(p.Proposals.Retention),
-		WithoutQuorum: p.WitnessPolicy != nil && p.WitnessPolicy.WithoutQuorum == "publish",
+		return nil, err
 	}
 	var logs []*privateLog
-	if s := signers.v1; s != nil {
-		l := &privateLog{name: "v1", origin: p.V1.origin(), url: p.V1.URL, config: config}
-		l.config.Signers, l.config.Verifiers = []note.Signer{s.note}, []note.Verifier{s.verifier}
-		spki, err := x509.MarshalPKIXPublicKey(s.public)
-		if err != nil {
-			return nil, nil, err
-		}
-		// Type 2 is ECDSA (https://c2sp.org/signed-note).
-		l.vkeys = []string{fmt.Sprintf("%s+%08x+%s", p.V1.Host, s.verifier.KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{2}, spki...)))}
-		if l.config.Promise, err = private.PromiseV1(s.public, s.signer); err != nil {
-			return nil, nil, err
+	if v := p.V1; v != nil {
+		l := &privateLog{name: "v1", origin: v.origin(), url: v.URL}
+		if err := l.openV1(ctx, p); err != nil && !isKMS(v.Key) {
+			return nil, c.mistake(fmt.Sprintf("the key of %q: %v", l.origin, err), "log", "v1", "key")
+		} else if err != nil {
+			l.lost = &log.Problem{Text: err.Error(), Since: time.Now()}
 		}
 		logs = append(logs, l)
 	}
-	if s := signers.v2; s != nil {
-		l := &privateLog{name: "v2", origin: p.V2.Origin, url: p.V2.URL, config: config}
-		l.config.Signers, l.config.Verifiers = s.notes, s.verifiers
-		vkey, err := note.NewEd25519VerifierKey(p.V2.Origin, s.public)
-		if err != nil {
-			return nil, nil, err
+	if v := p.V2; v != nil {
+		l := &privateLog{name: "v2", origin: v.Origin, url: v.URL}
+		if err := l.openV2(ctx, p); err != nil && !isKMS(v.Key) {
+			return nil, c.mistake(fmt.Sprintf("the keys of %q: %v", l.origin, err), "log", "v2", "key")
+		} else if err != nil {
+			l.lost = &log.Problem{Text: err.Error(), Since: time.Now()}
 		}
-		l.vkeys = []string{vkey}
 		logs = append(logs, l)
 	}
-	public := c.privateKeys(ctx)
 	for _, l := range logs {
-		l.config.Name, l.config.Origin = l.name, l.origin
-		if key, ok := public[l.origin]; ok {
-			l.keys = []trust.Key{key}
-		}
+		l.config.Name, l.config.Origin, l.config.ProposalKey = l.name, l.origin, key
+		l.config.Interval, l.config.Retention = time.Duration(p.CheckpointInterval), time.Duration(p.Proposals.Retention)
+		l.config.WithoutQuorum = p.WitnessPolicy != nil && p.WitnessPolicy.WithoutQuorum == "publish"
 	}
-	return logs, signers, nil
+	return logs, nil
+}
+
+// openV1 opens the key of the first generation.
+func (l *privateLog) openV1(ctx context.Context, p *PrivateConfig) error {
+	s, err := openV1Signer(ctx, p.V1, passphrases{p.PassphraseFile})
+	if err != nil {
+		return err
+	}
+	l.public = s.public
+	l.config.Signers, l.config.Verifiers = []note.Signer{s.note}, []note.Verifier{s.verifier}
+	spki, err := x509.MarshalPKIXPublicKey(s.public)
+	if err != nil {
+		return err
+	}
+	// Type 2 is ECDSA (https://c2sp.org/signed-note).
+	l.vkeys = []string{fmt.Sprintf("%s+%08x+%s", p.V1.Host, s.verifier.KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{2}, spki...)))}
+	if l.keys, err = trustKeys(s.public); err != nil {
+		return err
+	}
+	l.config.Promise, err = private.PromiseV1(s.public, s.signer, s.local == nil)
+	return err
+}
+
+// openV2 opens the keys of the second generation.
+func (l *privateLog) openV2(ctx context.Context, p *PrivateConfig) error {
+	s, err := openV2Signer(ctx, p.V2, passphrases{p.PassphraseFile})
+	if err != nil {
+		return err
+	}
+	l.logID = s.logID[:]
+	l.config.Signers, l.config.Verifiers = s.notes, s.verifiers
+	vkey, err := note.NewEd25519VerifierKey(p.V2.Origin, s.public)
+	if err != nil {
+		return err
+	}
+	l.vkeys = []string{vkey}
+	l.keys, err = trustKeys(s.public)
+	return err
+}
+
+// trustKeys is a public key as who verifies checkpoints has it.
+func trustKeys(public crypto.PublicKey) ([]trust.Key, error) {
+	pem, err := cryptoutils.MarshalPublicKeyToPEM(public)
+	if err != nil {
+		return nil, err
+	}
+	key, err := trust.ParseKey(pem)
+	return []trust.Key{key}, err
 }
 
 // openPrivate opens the private log. A generation that cannot go on where it ended stops alone; what
 // the configuration says wrong about it stops the start.
 func (d *daemon) openPrivate(ctx context.Context) error {
-	logs, signers, err := d.config.privateLogs(ctx)
+	logs, err := d.config.privateLogs(ctx)
 	if err != nil || len(logs) == 0 {
 		return err
 	}
@@ -112,6 +148,11 @@ func (d *daemon) openPrivate(ctx context.Context) error {
 	}
 	metrics, witnesses := log.NewMetrics(d.registry), quorum.NewMetrics(d.registry)
 	for _, l := range logs {
+		d.private = append(d.private, l)
+		if l.lost != nil {
+			d.logger.Error("this private log is not served until the next start: its key cannot be used", "log", l.name, "origin", l.origin, "error", l.lost.Text)
+			continue
+		}
 		l.config.DB, l.config.Newest, l.config.Logger, l.config.Metrics = d.db, d.newest, d.logger, metrics
 		if err := d.askWitnesses(l, witnesses); err != nil {
 			return err
@@ -119,16 +160,14 @@ func (d *daemon) openPrivate(ctx context.Context) error {
 		if err := d.openPrivateLog(l); err != nil {
 			return err
 		}
-		d.private = append(d.private, l)
-		if l.log == nil {
-			continue
-		}
-		if l.name == "v1" {
-			if l.v1, err = private.NewV1(l.log, uint64(d.config.Private.V1.TreeID), signers.v1.public); err != nil {
+		switch {
+		case l.log == nil:
+		case l.name == "v1":
+			if l.v1, err = private.NewV1(l.log, uint64(d.config.Private.V1.TreeID), l.public); err != nil {
 				return err
 			}
-		} else {
-			l.v2 = private.NewV2(l.log, signers.v2.logID[:])
+		default:
+			l.v2 = private.NewV2(l.log, l.logID)
 		}
 	}
 	return nil
@@ -303,10 +342,8 @@ func (c *Config) privateKeys(ctx context.Context) map[string]trust.Key {
 		if err != nil {
 			return
 		}
-		if pem, err := cryptoutils.MarshalPublicKeyToPEM(public); err == nil {
-			if key, err := trust.ParseKey(pem); err == nil {
-				keys[origin] = key
-			}
+		if k, err := trustKeys(public); err == nil {
+			keys[origin] = k[0]
 		}
 	}
 	if p := c.Private; p != nil && p.V1 != nil {
@@ -323,7 +360,7 @@ func createLogs(ctx context.Context, c *Config, out io.Writer) (err error) {
 	if c.Private == nil {
 		return errors.New("the configuration has no \"log\": \"understudy log init\" prints one")
 	}
-	logs, _, err := c.privateLogs(ctx)
+	logs, err := c.privateLogs(ctx)
 	if err != nil {
 		return err
 	}
@@ -339,6 +376,9 @@ func createLogs(ctx context.Context, c *Config, out io.Writer) (err error) {
 	defer func() { err = errors.Join(err, newest.Close()) }()
 	any := false
 	for _, l := range logs {
+		if l.lost != nil {
+			return fmt.Errorf("make the log %q: %s", l.origin, l.lost.Text)
+		}
 		l.config.DB, l.config.Newest = db, newest
 		made, err := log.Create(l.config)
 		switch {

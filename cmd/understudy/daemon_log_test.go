@@ -405,7 +405,7 @@ func TestPrivateCheckSET(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	logs, _, err := c.privateLogs(t.Context())
+	logs, err := c.privateLogs(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

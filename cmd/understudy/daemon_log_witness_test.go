@@ -32,7 +32,7 @@ func TestPrivateUnwitnessed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	logs, _, err := c.privateLogs(t.Context())
+	logs, err := c.privateLogs(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

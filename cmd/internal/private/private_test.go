@@ -21,7 +21,7 @@ import (
 func newV1(t *testing.T, change func(*logstage.Stage)) (*logstage.Stage, *V1) {
 	t.Helper()
 	s := logstage.New(t, 1, func(s *logstage.Stage) {
-		promise, err := PromiseV1(s.Public, s.Signer)
+		promise, err := PromiseV1(s.Public, s.Signer, true)
 		if err != nil {
 			t.Fatal(err)
 		}

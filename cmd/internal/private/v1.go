@@ -35,8 +35,9 @@ type V1 struct {
 
 // PromiseV1 returns what a log of Rekor v1 promises about an entry: the time at which it was logged
 // and the signed entry timestamp, with the search keys that only the proposal shows. signer has
-// the key of the log.
-func PromiseV1(public crypto.PublicKey, signer signature.Signer) (func(index uint64, at int64, e *log.Entry) ([]byte, error), error) {
+// the key of the log; verify says that what it signs is verified: one in a key management service may not
+// be the one that it was.
+func PromiseV1(public crypto.PublicKey, signer signature.Signer, verify bool) (func(index uint64, at int64, e *log.Entry) ([]byte, error), error) {
 	logID, err := rekor.LogID(public)
 	if err != nil {
 		return nil, err
@@ -45,6 +46,11 @@ func PromiseV1(public crypto.PublicKey, signer signature.Signer) (func(index uin
 		entry := rekor.Entry{Body: e.Body, IntegratedTime: at, LogID: logID, LogIndex: index}
 		if err := entry.SignSET(signer); err != nil {
 			return nil, err
+		}
+		if verify {
+			if err := entry.VerifySET(public); err != nil {
+				return nil, err
+			}
 		}
 		return rekor.EncodeReceipt(&entry, e.Keys), nil
 	}, nil

@@ -80,7 +80,9 @@ func (r Reason) Text() string {
 		return "the log is stopping; try again in a moment"
 	case ReasonTimeout:
 		return "the log did not answer in time; the entry may be logged, and the same request again gets the same entry"
-	case ReasonClock, ReasonBehind, ReasonSigning:
+	case ReasonSigning:
+		return "the log's key cannot sign now (" + string(r) + "); nothing was logged"
+	case ReasonClock, ReasonBehind:
 		return "the log takes no entries until its operator has looked after it (" + string(r) + "); nothing was logged"
 	}
 	return "the entry could not be logged; the log's operator finds the reason in its log"

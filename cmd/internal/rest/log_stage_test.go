@@ -64,7 +64,7 @@ func logHandler(t testing.TB, s *logstage.Stage, generation int, registry *prome
 
 // promised gives a log of the first generation its promises.
 func promised(s *logstage.Stage) {
-	promise, err := private.PromiseV1(s.Public, s.Signer)
+	promise, err := private.PromiseV1(s.Public, s.Signer, true)
 	if err != nil {
 		panic(err)
 	}
