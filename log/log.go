@@ -108,7 +108,8 @@ type Config struct {
 	Newest *storage.Newest
 	// Origin is the first line of the log's checkpoints.
 	Origin string
-	// Signers sign checkpoints, one line each, and Verifiers verify those lines, in the same order.
+	// Signers sign checkpoints, one line each, and Verifiers verify those lines, in the same order. The
+	// first is the key by which the log is known, for ever; others may come and go.
 	Signers   []note.Signer
 	Verifiers []note.Verifier
 	// Promise returns what is promised about an entry beside its leaf, such as the signed entry
