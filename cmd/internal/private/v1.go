@@ -232,18 +232,24 @@ func (v *V1) entry(ref mirror.EntryRef) (rekor.Item, error) {
 		if v.here(ref.UUID.TreeID) != nil {
 			return rekor.Item{}, v.notFound(ref.String())
 		}
+	}
+	// First: what is published while this looks for an entry may have it.
+	if v.log.Published().Raw == nil {
+		return rekor.Item{}, v.unpublished()
+	}
+	if ref.UUID != nil {
 		found, ok, err := v.log.FindLeaf(ref.UUID.LeafHash)
 		if err != nil {
 			return rekor.Item{}, v.failed(err)
 		}
 		if !ok {
-			return rekor.Item{}, v.missing(ref)
+			return rekor.Item{}, v.notFound(ref.String())
 		}
 		index = found
 	}
 	body, receipt, err := v.log.Find(index)
 	if errors.Is(err, storage.ErrNotHeld) {
-		return rekor.Item{}, v.missing(ref)
+		return rekor.Item{}, v.notFound(ref.String())
 	}
 	if err != nil {
 		return rekor.Item{}, v.failed(err)
@@ -253,15 +259,6 @@ func (v *V1) entry(ref mirror.EntryRef) (rekor.Item, error) {
 		return rekor.Item{}, v.failed(err)
 	}
 	return item, nil
-}
-
-// missing is the answer about an entry that is not published: that there is none is known only when
-// the log publishes.
-func (v *V1) missing(ref mirror.EntryRef) error {
-	if v.log.Published().Raw == nil {
-		return v.unpublished()
-	}
-	return v.notFound(ref.String())
 }
 
 // Entries returns those of the entries that the log has, in order.
