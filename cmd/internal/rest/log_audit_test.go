@@ -13,6 +13,7 @@ import (
 
 	"github.com/understudy-log/understudy/log"
 	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/logstage"
 )
 
 // TestLogAudit: every entry has its row, in order, and a range is what was asked for.
@@ -79,5 +80,31 @@ func TestLogAuditDamaged(t *testing.T) {
 	}
 	if err == nil {
 		t.Errorf("it ended as if all were told: %s", strings.TrimSpace(string(text)))
+	}
+}
+
+// TestLogAuditRole: however its path is written, only who may operate a log sees who appended what.
+func TestLogAuditRole(t *testing.T) {
+	for generation, make := range []func(testing.TB, func(*logstage.Stage)) (*logstage.Stage, http.Handler){newLogV1, newLogV2} {
+		s, h := make(t, nil)
+		if _, err := s.Log.Append(t.Context(), log.Entry{Body: []byte("a"), Identity: "someone-1"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{
+			auditPath, auditPath + "/", auditPath + "//", auditPath + "%2f", auditPath + "/%2F/", "/understudy%2fv1%2faudit", "/understudy/v1/audi%74", "/understudy/v1/audi%74/",
+			"//understudy/v1/audit", "/api/v1/../../understudy/v1/audit", "/understudy/v1/./audit/", "/understudy/v1/x%2f../audit", auditPath + "/.", auditPath + "?start=0", auditPath + "/?start=0",
+		} {
+			for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions} {
+				for _, who := range []string{"append", "read", "approve"} {
+					w := ask(h, as(who, method, path, nil))
+					if w.Code < 300 || strings.Contains(w.Body.String(), "someone-1") {
+						t.Errorf("v%d: %s %s for the role %s: %d %s", generation+1, method, path, who, w.Code, w.Body)
+					}
+				}
+			}
+		}
+		if w := ask(h, as("operate", http.MethodGet, auditPath, nil)); w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "someone-1") {
+			t.Errorf("v%d: operate: %d %s", generation+1, w.Code, w.Body)
+		}
 	}
 }

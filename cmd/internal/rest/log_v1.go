@@ -38,18 +38,19 @@ func NewLogV1(c LogV1Config) http.Handler {
 	p := newRekorAPI(c.Log, c.Logger, mux)
 	p.private = c.Log
 	mux.HandleFunc("/", p.serve(p.other))
-	mux.HandleFunc("GET "+auditPath, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() }))
+	mux.Handle("GET "+auditPath, c.Access.Require(access.Operate, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() })))
 	p.bodies = newCostly(maxLargeBodies, maxRequests, "large requests")
 	p.proposals = newCostly(runtime.GOMAXPROCS(0), maxRequests*8, "proposed entries")
 	h := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		role := access.Read
-		switch {
-		case r.Method == http.MethodPost && strings.TrimRight(r.URL.Path, "/") == "/api/v1/log/entries":
-			role = access.Append
-		case r.URL.Path == auditPath:
-			role = access.Operate
+		// other takes a path with slashes at its end for the one without.
+		switch path := strings.TrimRight(r.URL.Path, "/"); {
+		case path == auditPath: // who may see it is asked there
+			mux.ServeHTTP(w, r)
+		case r.Method == http.MethodPost && path == "/api/v1/log/entries":
+			c.Access.Require(access.Append, mux).ServeHTTP(w, r)
+		default:
+			c.Access.Require(access.Read, mux).ServeHTTP(w, r)
 		}
-		c.Access.Require(role, mux).ServeHTTP(w, r)
 	}))
 	guarded := c.Access.Guard(refuseRekorAccess, countRequestsOf(c.Registerer, "log_v1", append(rekorPaths(), auditPath), h))
 	return openly("/ping", "text/plain", ".", guarded)
