@@ -17,7 +17,8 @@ import (
 const maxRSA = 16384
 
 // boundKeys refuses a proposed entry with an RSA key beyond maxRSA. It runs before rekor's types, which
-// verify as they read: in whatever field they look for keys, they take them as PEM in base64.
+// verify as they read: in whatever field they look for keys, they take them as PEM in base64, or, in TUF's
+// metadata, as PEM. Keys of SSH have this bound already; those of PGP have one of 65,535 bits, by their form.
 func boundKeys(proposed []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(proposed))
 	decoder.UseNumber()
@@ -30,16 +31,24 @@ func boundKeys(proposed []byte) error {
 		if !ok || len(text) < maxRSA/8 {
 			continue
 		}
-		content, err := base64.StdEncoding.DecodeString(text)
-		if err != nil {
-			continue
+		if err := boundPEM([]byte(text)); err != nil {
+			return err
 		}
-		for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
-			if key, ok := keyOf(block).(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
-				return &InputError{http.StatusBadRequest, fmt.Errorf("error processing entry: RSA key of %d bits, want at most %d", key.N.BitLen(), maxRSA)}
+		if content, err := base64.StdEncoding.DecodeString(text); err == nil {
+			if err := boundPEM(content); err != nil {
+				return err
 			}
 		}
 	}
+}
+
+func boundPEM(content []byte) error {
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		if key, ok := keyOf(block).(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
+			return &InputError{http.StatusBadRequest, fmt.Errorf("error processing entry: RSA key of %d bits, want at most %d", key.N.BitLen(), maxRSA)}
+		}
+	}
+	return nil
 }
 
 // keyOf returns the public key in a PEM block; nil if it has none that rekor's types read.

@@ -32,13 +32,15 @@ func TestHugeRSA(t *testing.T) {
 		if kind == "RSA PUBLIC KEY" {
 			der = x509.MarshalPKCS1PublicKey(public)
 		}
-		key := encode(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+		text := pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+		key := encode(text)
 		signature := encode(make([]byte, bits/8))
 		envelope := fmt.Sprintf(`{"payloadType":"text/plain","payload":"e30=","signatures":[{"sig":"%s"}]}`, signature)
 		return map[string]string{
 			"hashedrekord": fmt.Sprintf(`{"apiVersion":"0.0.1","kind":"hashedrekord","spec":{"data":{"hash":{"algorithm":"sha256","value":"%x"}},"signature":{"content":"%s","publicKey":{"content":"%s"}}}}`, digest, signature, key),
 			"rekord":       fmt.Sprintf(`{"apiVersion":"0.0.1","kind":"rekord","spec":{"data":{"content":"eA=="},"signature":{"format":"x509","content":"%s","publicKey":{"content":"%s"}}}}`, signature, key),
 			"dsse":         fmt.Sprintf(`{"apiVersion":"0.0.1","kind":"dsse","spec":{"proposedContent":{"envelope":%q,"verifiers":["%s"]}}}`, envelope, key),
+			"TUF":          fmt.Sprintf(`{"apiVersion":"0.0.1","kind":"tuf","spec":{"metadata":{"content":{}},"root":{"content":{"signed":{"keys":{"a":{"keytype":"rsa","keyval":{"public":%q}}}}}}}}`, text),
 			"escaped":      fmt.Sprintf(`{"apiVersion":"0.0.1","kind":"rekord","spec":{"data":{"content":"eA=="},"signature":{"format":"x509","content":"%s","publicKey":{"content":"\u00%x%s"}}}}`, signature, key[0], key[1:]),
 		}
 	}
