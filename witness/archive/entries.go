@@ -159,7 +159,11 @@ func (v *logView) find(w Want) (indexes []uint64, looked string, complete bool, 
 	s := v.view.State()
 	complete = v.Coverage == "full" && s.Minimum == 0 && s.Head.Size >= s.Pending.Size
 	looked = fmt.Sprintf("entries %d to %d", s.Minimum, int64(s.Head.Size)-1)
-	if s.Head.Size == 0 {
+	switch {
+	case s.Head.Size > 0:
+	case v.Coverage == "full":
+		looked = "it has no entry"
+	default:
 		looked = "entries that were pinned"
 	}
 	switch {
