@@ -47,12 +47,14 @@ func newTrustExportCommand() *cobra.Command {
                           (--add-trusted-root: a TrustedRoot that lists, say, a log of your own)
   signing_config.json     where signers log and get times
   policy-controller.yaml  TrustRoot for sigstore/policy-controller
+  trusted_root.ecdsa.json trusted_root.json without Rekor v2 logs, which policy-controller refuses
   root.json, kyverno.yaml, cosign.env     if there is a TUF repository: where its clients begin, a
                           policy for Kyverno to complete, an environment for cosign to source
   history/                every version of both that was ever seen
 
 "understudy trust sign --material DIR" then signs the first two and the history for clients
-of your own TUF repository. Files that are there are overwritten.
+of your own TUF repository. Files that are there are overwritten; exported.txt lists what
+was written, and the next export removes those of it that it does not write.
 
 With "log" in the configuration trusted_root.json has your own log, always: verifiers must
 know it before it is needed.
@@ -250,7 +252,7 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 			continue
 		}
 		for _, note := range said {
-			fmt.Fprintf(notes, "note: %s: %s\n", name, note)
+			fmt.Fprintf(notes, "note: %s: %s\n", exportedAs(name), note)
 		}
 		e.signing[name] = config
 		unknown, err := trust.UnknownLogs(config, e.root, time.Now(), o.own...)
@@ -258,7 +260,7 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 			return err
 		}
 		for _, log := range unknown {
-			fmt.Fprintf(notes, "note: %s: signers log in %s, which trusted_root.json does not know: what they sign there cannot be verified with it\n", name, log)
+			fmt.Fprintf(notes, "note: %s: signers log in %s, which trusted_root.json does not know: what they sign there cannot be verified with it\n", exportedAs(name), log)
 		}
 	}
 	if failed != nil && len(e.signing) == 0 {
@@ -349,15 +351,19 @@ func (c *Config) whereClientsBegin(at string, notes io.Writer) (root []byte, add
 // it does not write itself.
 const exportedFile = "exported.txt"
 
+// exportedAs is the file that a target is written to.
+func exportedAs(target string) string {
+	if target == trust.SigningTarget {
+		return signingFile
+	}
+	return target
+}
+
 // write writes all files.
 func (e *exported) write(dir string) error {
 	files := map[string][]byte{trust.RootTarget: e.root}
 	for target, data := range e.signing {
-		file := target
-		if target == trust.SigningTarget {
-			file = signingFile
-		}
-		files[file] = data
+		files[exportedAs(target)] = data
 	}
 	for _, more := range []map[string][]byte{e.keys, e.history} {
 		maps.Copy(files, more)
