@@ -25,11 +25,13 @@ A backup is older than what was there, and what the logs signed since must not b
 forgotten: the newest checkpoint of each log stands apart from the database, in the
 folder "newest" of data_dir, and restore leaves it alone. The daemon then asks the
 log and its sources first, and copies what is missing; a log that went back, or
-that signs another history than before, is found out. A private log that published
-more than what the backup holds is not served: going on from there would be to sign a
-second history. So do not restore the folder
+that signs another history than before, is found out. So do not restore the folder
 "newest" from a backup, unless the whole disk was lost. (A snapshot of the whole
 machine takes it back as well: then only the log and its sources know better.)
+
+A private log is nowhere else. One that published more than the backup holds is not
+served: going on from there would be to sign a second history. It needs a newer
+backup, or a new log takes its place.
 
 Exit codes: 0 restored; 2 not restored, and nothing was changed.`,
 		Example: `  mv understudy-data/db understudy-data/db.damaged
@@ -61,7 +63,7 @@ Exit codes: 0 restored; 2 not restored, and nothing was changed.`,
 			if err := c.warnBehind(held, cmd.OutOrStdout()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wrote %s; run \"understudy check\" to verify all of it; serve copies what is missing since then\n", c.databaseDir())
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "wrote %s; run \"understudy check\" to verify all of it; serve copies what is missing of mirrored logs since then\n", c.databaseDir())
 			return err
 		},
 	}

@@ -70,7 +70,7 @@ func (p passphrases) get(key string, twice bool) ([]byte, error) {
 func readPassphrase(file string) ([]byte, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("read the passphrase: %w", err)
+		return nil, fmt.Errorf("read the passphrase: %w%s", err, missing(err))
 	}
 	if data = bytes.TrimRight(data, "\r\n"); len(data) == 0 {
 		return nil, fmt.Errorf("read the passphrase: %s is empty", file)
@@ -156,10 +156,18 @@ func openPublic(ctx context.Context, ref string) (crypto.PublicKey, error) {
 	return public, nil
 }
 
+// missing is the hint for a file that is not there.
+func missing(err error) string {
+	if errors.Is(err, fs.ErrNotExist) {
+		return "; correct the path, or bring the file back from where a copy is kept"
+	}
+	return ""
+}
+
 func readPEM(name string) (*pem.Block, error) {
 	data, err := os.ReadFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("read a key: %w", err)
+		return nil, fmt.Errorf("read a key: %w%s", err, missing(err))
 	}
 	block, _ := pem.Decode(data)
 	if block == nil {
