@@ -91,6 +91,9 @@ func (m *Metrics) watch(l *Log) {
 	}, func() float64 { return float64(l.pool.size()) })
 }
 
+// Lost tells that a log cannot be opened, and so publishes nothing.
+func (m *Metrics) Lost(name string) { m.problem(name, true) }
+
 func (m *Metrics) appended(name string, r Receipt, err error) {
 	if m == nil {
 		return

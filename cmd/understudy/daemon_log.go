@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -96,12 +94,11 @@ func (l *privateLog) openV1(ctx context.Context, p *PrivateConfig) error {
 	}
 	l.public = s.public
 	l.config.Signers, l.config.Verifiers = []note.Signer{s.note}, []note.Verifier{s.verifier}
-	spki, err := x509.MarshalPKIXPublicKey(s.public)
+	vkey, err := s.vkey()
 	if err != nil {
 		return err
 	}
-	// Type 2 is ECDSA (https://c2sp.org/signed-note).
-	l.vkeys = []string{fmt.Sprintf("%s+%08x+%s", p.V1.Host, s.verifier.KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{2}, spki...)))}
+	l.vkeys = []string{vkey}
 	if l.keys, err = trustKeys(s.public); err != nil {
 		return err
 	}
@@ -150,6 +147,7 @@ func (d *daemon) openPrivate(ctx context.Context) error {
 	for _, l := range logs {
 		d.private = append(d.private, l)
 		if l.lost != nil {
+			metrics.Lost(l.name)
 			d.logger.Error("this private log is not served until the next start: its key cannot be used", "log", l.name, "origin", l.origin, "error", l.lost.Text)
 			continue
 		}
@@ -182,15 +180,21 @@ func (d *daemon) openPrivateLog(l *privateLog) (err error) {
 	switch {
 	case err == nil:
 	case errors.Is(err, storage.ErrNotExist):
-		return d.config.mistake(fmt.Sprintf("there is no log %q in %s yet: \"understudy log create\" makes it, once in its life; if there was one, restore its backup instead", l.origin, d.config.DataDir), "log", l.name)
+		return d.config.mistake(d.config.notMade(l.origin), "log", l.name)
 	case d.db.Err() != nil:
 		return err
 	default:
 		l.log = nil
 		l.lost = &log.Problem{Text: err.Error(), Since: time.Now()}
+		l.config.Metrics.Lost(l.name)
 		d.logger.Error("this private log is not served: it cannot go on where it ended", "log", l.name, "origin", l.origin, "error", err)
 	}
 	return nil
+}
+
+// notMade says that a tree of the private log is not there, and what to do.
+func (c *Config) notMade(origin string) string {
+	return fmt.Sprintf("there is no log %q in %s yet: \"understudy log create\" makes it, once in its life; if there was one, restore its backup instead", origin, c.DataDir)
 }
 
 // askWitnesses gives a log the witnesses of the policy.
@@ -204,7 +208,7 @@ func (d *daemon) askWitnesses(l *privateLog, metrics *quorum.Metrics) error {
 	}
 	data, err := os.ReadFile(w.File)
 	if err != nil {
-		return d.config.mistake(err.Error(), "log", "witness_policy", "file")
+		return d.config.mistake(err.Error()+"; correct the path, or put the file there", "log", "witness_policy", "file")
 	}
 	policy, err := quorum.ParsePolicy(data)
 	if err != nil {
@@ -290,6 +294,9 @@ func (d *daemon) runPrivate(ctx context.Context, group *errgroup.Group, l *liste
 				return err
 			})
 		}
+		if p.log == nil {
+			continue // that it is not served was said
+		}
 		d.logger.Info("serving the private log", "log", p.name, "origin", p.origin, "address", at.Addr().String(), "tls", secure != nil)
 	}
 	return nil
@@ -314,8 +321,11 @@ func (d *daemon) privateLog(name string) *log.Log {
 // privateStatuses are what there is to know of the private log.
 func (d *daemon) privateStatuses() (statuses []rest.PrivateStatus) {
 	for _, p := range d.private {
-		s := rest.PrivateStatus{Name: p.name, Origin: p.origin, URL: p.url, Problem: p.lost}
-		if p.log != nil {
+		s := rest.PrivateStatus{Name: p.name, Origin: p.origin, URL: p.url}
+		if p.log == nil {
+			s = d.config.heldPrivate(d.db, p.origin)
+			s.Problem = p.lost
+		} else {
 			s.Since = sinceOf(p.log.Tree())
 			published := p.log.Published()
 			s.Size, s.Published, s.Root = p.log.Tree().State().Head.Size, published.Size, hex.EncodeToString(published.Root[:])
@@ -425,7 +435,7 @@ func (c *Config) ownLogs(ctx context.Context) ([]trust.OwnLog, error) {
 		}
 		i := slices.IndexFunc(status.Private, func(s rest.PrivateStatus) bool { return s.Origin == g.origin })
 		if i < 0 || status.Private[i].Since.IsZero() {
-			return nil, fmt.Errorf("there is no log %q in %s yet: \"understudy log create\" makes it", g.origin, c.DataDir)
+			return nil, errors.New(c.notMade(g.origin))
 		}
 		g.start = status.Private[i].Since
 		generations = append(generations, g)

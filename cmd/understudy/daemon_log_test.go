@@ -373,13 +373,20 @@ func TestPrivateLost(t *testing.T) {
 		t.Errorf("mirror: %d %s", code, text)
 	}
 	code, out, text = s.with("status")
-	if code != 0 || !strings.Contains(out, want) {
+	if code != 0 || !strings.Contains(out, want) || !strings.Contains(out, "(rekor.test - 7)\n  url       http://rekor.test\n  entries   1\n  published 1 entry") {
 		t.Errorf("status: %d %s %s", code, out, text)
 	}
-	if code, _, text := s.with("log", "audit", "v1"); code != 2 || !strings.Contains(text, "not served") {
+	if code, text := s.ask("GET", s.admin, "/metrics", nil); code != http.StatusOK || !strings.Contains(text, `understudy_private_log_problem{log="v1"} 1`) || !strings.Contains(text, `understudy_private_log_problem{log="v2"} 0`) {
+		t.Errorf("metrics: %d %s", code, text)
+	}
+	if code, _, text := s.with("log", "audit", "v1"); code != 2 || !strings.Contains(text, "not served: \"understudy status\" says why") {
 		t.Errorf("audit: %d %s", code, text)
 	}
-	if text := stop(); !strings.Contains(text, "level=ERROR") || !strings.Contains(text, "restore a newer backup") {
+	// Who verifies what it signed has to know it all the same.
+	if code, _, text := s.with("trust", "export", "material", "--logs", "fallback"); code != 0 || !strings.Contains(text, "signing_config.json: only our log of API version 1") {
+		t.Errorf("export: %d %s", code, text)
+	}
+	if text := stop(); !strings.Contains(text, "level=ERROR") || !strings.Contains(text, "restore a newer backup") || strings.Contains(text, `serving the private log" log=v1`) || !strings.Contains(text, `serving the private log" log=v2`) {
 		t.Errorf("log: %s", text)
 	}
 	if code, out, text := s.with("log", "create"); code != 2 || strings.Contains(out, "made;") {
@@ -391,6 +398,11 @@ func TestPrivateLost(t *testing.T) {
 	}
 	if code, out, text := s.with("log", "create"); code != 2 || strings.Contains(out, "made;") || !strings.Contains(text, "two histories") {
 		t.Errorf("create: %d %s %s", code, out, text)
+	}
+	_, out, text = s.with("status")
+	v1, v2 := strings.Index(out, `there is no log "rekor.test - 7" in data yet: "understudy log create" makes it`), strings.Index(out, `there is no log "log.test" in data yet`)
+	if v1 < 0 || v2 < v1 {
+		t.Errorf("status: %s %s", out, text)
 	}
 }
 

@@ -23,6 +23,8 @@ for those who may use it. "understudy serve" then runs it.`,
 	return log
 }
 
+const noPrivateLog = "there is no private log here: \"understudy log init\" makes its keys and prints the section \"log\""
+
 func newLogCreateCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "create",
@@ -41,7 +43,7 @@ Exit codes: 0 made; 2 all are there already, or one cannot be made.`,
 				return err
 			}
 			if c.Private == nil {
-				return c.mistake("there is no private log here: \"understudy log init\" makes its keys and prints the section \"log\"")
+				return c.mistake(noPrivateLog)
 			}
 			return createLogs(cmd.Context(), c, cmd.OutOrStdout())
 		},
@@ -55,12 +57,12 @@ func newLogTokenCommand() *cobra.Command {
 		Short: "Make a token for somebody who may use the private log",
 		Long: `Token makes a bearer token and prints it, on the first line, once: it is stored nowhere.
 Below stands what the configuration needs, under "identities": the name, the hash of the
-token, and what its bearer may do.
+token, and what its bearer may do. The daemon reads it when it starts.
 
   append   append entries
   read     read entries, and search
-  operate  see and change how the log runs
-  approve  approve what needs a second person
+  operate  read the audit rows: who appended what, and when
+  approve  nothing yet: it is for what will need a second person
 
 Exit codes: 0 printed; 2 the name or a role is wrong.`,
 		Example: `  understudy log token release-pipeline

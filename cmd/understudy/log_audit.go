@@ -50,7 +50,10 @@ func audit(ctx context.Context, c *Config, name string, start, end uint64, out i
 	} else if p != nil && name == "v2" && p.V2 != nil {
 		origin = p.V2.Origin
 	}
-	if origin == "" {
+	switch {
+	case c.Private == nil:
+		return c.mistake(noPrivateLog)
+	case origin == "":
 		return fmt.Errorf("there is no private log %q in the configuration; want v1 or v2", name)
 	}
 	query := url.Values{"log": {name}, "start": {strconv.FormatUint(start, 10)}}

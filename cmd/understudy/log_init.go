@@ -216,8 +216,13 @@ func (l *logInit) tell(out io.Writer, p *PrivateConfig, s *logSigners) error {
 		if err != nil {
 			return err
 		}
+		vkey, err := s.v1.vkey()
+		if err != nil {
+			return err
+		}
 		fmt.Fprintf(&b, "\n  # Origin: %s\n", v.origin())
 		tellLogID(&b, s.v1.logID)
+		fmt.Fprintf(&b, "  # Verifier key: %s\n", vkey)
 		fmt.Fprintf(&b, "  # Public key, also in %s.pub:\n", l.path(v.Key))
 		comment(&b, string(pem))
 		fmt.Fprintf(&b, "  v1:\n    host: %s\n    tree_id: %d\n    key: %s\n", v.Host, v.TreeID, l.path(v.Key))

@@ -8,6 +8,8 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -36,6 +38,15 @@ type v1Signer struct {
 	// note signs checkpoints, under the host's name alone, as Rekor does.
 	note     note.Signer
 	verifier note.Verifier
+}
+
+// vkey is the verifier key; type 2 is ECDSA (https://c2sp.org/signed-note).
+func (s *v1Signer) vkey() (string, error) {
+	spki, err := x509.MarshalPKIXPublicKey(s.public)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s+%08x+%s", s.verifier.Name(), s.verifier.KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{2}, spki...))), nil
 }
 
 // v2Signer are the keys of a log that speaks Rekor v2, all named by its origin: Ed25519, and

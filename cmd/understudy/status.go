@@ -99,9 +99,14 @@ func heldStatus(c *Config) (s rest.Status, err error) {
 	if err != nil {
 		return s, err
 	}
+	if p := c.Private; p != nil && p.V1 != nil {
+		s.Private = append(s.Private, c.heldPrivate(db, p.V1.origin()))
+	}
+	if p := c.Private; p != nil && p.V2 != nil {
+		s.Private = append(s.Private, c.heldPrivate(db, p.V2.Origin))
+	}
 	for _, origin := range db.Origins() {
 		if c.privateOrigin(origin) {
-			s.Private = append(s.Private, c.heldPrivate(db, origin))
 			continue
 		}
 		if shard, ok := shards[origin]; ok {
@@ -226,7 +231,7 @@ func statusText(s rest.Status) string {
 		b.WriteString(archiveText(s.Archive, time.Now()))
 	}
 	for _, p := range s.Private {
-		b.WriteString(privateText(p, time.Now()))
+		b.WriteString(privateText(p, s.Running, time.Now()))
 	}
 	for _, log := range s.Logs {
 		fmt.Fprintf(&b, "\n%s (%s)\n", log.Name, log.Origin)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,7 +12,7 @@ import (
 )
 
 // privateText is the status of one generation of the private log, at a time.
-func privateText(s rest.PrivateStatus, now time.Time) string {
+func privateText(s rest.PrivateStatus, running bool, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nprivate log, Rekor %s (%s)\n", s.Name, s.Origin)
 	if s.URL != "" {
@@ -21,6 +22,8 @@ func privateText(s rest.PrivateStatus, now time.Time) string {
 	switch {
 	case s.PublishedAt != nil:
 		fmt.Fprintf(&b, "  published %s, %s ago\n", count(s.Published, "entry", "entries"), seconds(now.Sub(*s.PublishedAt).Seconds()))
+	case s.Published > 0 && !running:
+		fmt.Fprintf(&b, "  published %s\n", count(s.Published, "entry", "entries"))
 	case s.Published > 0:
 		fmt.Fprintf(&b, "  published %s, before the start\n", count(s.Published, "entry", "entries"))
 	default:
@@ -59,6 +62,9 @@ func (c *Config) heldPrivate(db *storage.DB, origin string) rest.PrivateStatus {
 		s.URL = c.Private.V2.URL
 	}
 	tree, err := db.OpenTree(origin)
+	if errors.Is(err, storage.ErrNotExist) {
+		err = errors.New(c.notMade(origin))
+	}
 	if err != nil {
 		s.Problem = &log.Problem{Text: err.Error(), Since: time.Now()}
 		return s

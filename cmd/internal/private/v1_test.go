@@ -20,7 +20,7 @@ import (
 func TestNotFoundIsNo(t *testing.T) {
 	for range 5 {
 		s := logstage.New(t, 1, func(s *logstage.Stage) {
-			promise, err := private.PromiseV1(s.Public, s.Signer)
+			promise, err := private.PromiseV1(s.Public, s.Signer, false)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -30,7 +30,7 @@ func serveAudit(find func(r *http.Request) *log.Log) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		l := find(r)
 		if l == nil {
-			refuse(w, http.StatusNotFound, "there is no such private log here, or it is not served")
+			refuse(w, http.StatusNotFound, "there is no such private log here, or it is not served: \"understudy status\" says why")
 			return
 		}
 		start, end, err := auditRange(r, l.Tree().State().Head.Size)
