@@ -87,10 +87,11 @@ listen:
 #  proposals:                         # entries as they were proposed, encrypted, to be published later
 #    key: keys/proposals.key
 #    #retention: 2160h
-#  #witness_policy: {file: witnesses.policy, timeout: 5s, without_quorum: wait}   # or publish
+#  #witness_policy: {file: witnesses.policy, timeout: 5s, without_quorum: wait}   # or publish; logs: [v2] has only that one witnessed
 #  access:                            # or, to try it out: {without_authentication: on loopback only}
 #    tls: {certificate: tls.crt, key: tls.key, client_ca: clients.crt}   # client_ca: if clients have certificates
 #    identities:                      # roles: append, read, operate, approve
+#      # tokens are made by "understudy log token"; what stands here is read at the start
 #      - {name: release-pipeline, token_sha256: "4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a", roles: [append, read]}
 #      - {name: on-call, certificate: on-call@example.com, roles: [read, operate]}   # a name in it, or "CN=..."
 #      #  entries_per_second: 50, requests_at_once: 64
