@@ -247,7 +247,7 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 	for _, name := range slices.Sorted(maps.Keys(e.signing)) {
 		config, said, err := trust.CombineSigning(e.signing[name], ours, logs, time.Now())
 		if err != nil { // there are some of several API versions: not all go together with ours
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", exportedAs(name), err))
 			delete(e.signing, name)
 			continue
 		}
