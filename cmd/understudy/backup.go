@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,8 @@ On the file system of the data directory the copy shares its files (hard links):
 it is quick and small, and dies with that disk. Copy it elsewhere.
 
 "understudy restore" makes the database from it again; what the logs have grown by
-since then is mirrored again.
+since then is mirrored again. A private log is nowhere else: it can go on from a backup only
+if it published nothing after it. Keys and configuration are not in a backup.
 
 Exit codes: 0 written; 2 not written.`,
 		Example: `  understudy backup /backup/understudy-2026-10-10
@@ -62,5 +64,9 @@ func backupHeld(c *Config, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	return db.Backup(dir)
+	err = db.Backup(dir)
+	if errors.Is(err, storage.ErrExists) || errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w%s", err, rest.BackupHint)
+	}
+	return err
 }

@@ -186,11 +186,14 @@ func (c AdminConfig) backup(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		writeJSON(w, http.StatusOK, map[string]string{"dir": request.Dir})
 	case errors.Is(err, storage.ErrExists), errors.Is(err, fs.ErrExist):
-		refuse(w, http.StatusConflict, err.Error())
+		refuse(w, http.StatusConflict, err.Error()+BackupHint)
 	default:
 		refuse(w, http.StatusInternalServerError, err.Error())
 	}
 }
+
+// BackupHint is what to do if there is something already where a backup should be.
+const BackupHint = "; name another folder: a backup is never written over"
 
 // PackRequest is the body of POST /pack.
 type PackRequest struct {
