@@ -64,6 +64,9 @@ func unmarshalProposed(proposed []byte) (types.EntryImpl, error) {
 	if err := model.Validate(strfmt.Default); err != nil {
 		return nil, &InputError{http.StatusUnprocessableEntity, fmt.Errorf("validate proposed entry: %w", err)}
 	}
+	if err := boundSignatures(model); err != nil {
+		return nil, err
+	}
 	entry, err := types.UnmarshalEntry(model)
 	if err != nil {
 		return nil, &InputError{http.StatusBadRequest, fmt.Errorf("unmarshal proposed entry: %w", err)}

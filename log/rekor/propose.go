@@ -55,6 +55,9 @@ func slowPropose(ctx context.Context, proposed []byte) (p *Proposal, err error) 
 	if err := boundKeys(proposed); err != nil {
 		return nil, err
 	}
+	if err := boundSignatures(model); err != nil {
+		return nil, err
+	}
 	entry, err := types.CreateVersionedEntry(model)
 	if err != nil {
 		return nil, refuseEntry(err)
