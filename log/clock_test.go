@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"strings"
 	"testing"
 	"time"
 )
@@ -64,6 +65,10 @@ func TestClock(t *testing.T) {
 		s.close()
 		s.open(false)
 		refused()
+		eventually(t, "the clock is its problem", func() bool {
+			p := s.log.Problem()
+			return p != nil && strings.Contains(p.Text, ErrClock.Error())
+		})
 		if r := s.append("0"); !r.Duplicate { // a duplicate needs no time
 			t.Errorf("a duplicate: %+v", r)
 		}

@@ -164,7 +164,7 @@ type Log struct {
 
 	published atomic.Pointer[publication]
 
-	lastTime int64 // Unix seconds that the last entry got; owned by sequence
+	lastTime atomic.Int64 // Unix seconds that the last entry got; written by sequence alone
 
 	mu      sync.Mutex // guards the fields below
 	problem *Problem   // why nothing is published; nil while all is well
@@ -234,9 +234,11 @@ func Open(cfg Config) (*Log, error) {
 	if err := l.verifyOld(state.Pending.Raw); err != nil {
 		return nil, &KeyError{cfg.Origin, err}
 	}
-	if l.lastTime, err = l.timeOfLast(); err != nil {
+	last, err := l.timeOfLast()
+	if err != nil {
 		return nil, fmt.Errorf("open %q: %w", cfg.Origin, err)
 	}
+	l.lastTime.Store(last)
 	l.checkProposalKey()
 	if err := l.restorePublished(); err != nil {
 		return nil, err

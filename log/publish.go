@@ -103,13 +103,13 @@ func (l *Log) publishHead(ctx context.Context) error {
 			l.setProblem(err)
 			return errShort
 		}
-		l.setProblem(err) // published all the same, and told
+		l.setProblem(errors.Join(err, l.wrongClock())) // published all the same, and told
 		c.Raw = raw
 		if err := l.cfg.DB.PutRecord(l.publishedRecord(), c.Raw); err != nil {
 			return err
 		}
 	} else {
-		l.setProblem(nil)
+		l.setProblem(l.wrongClock())
 	}
 	if err := l.publish(c); err != nil {
 		return err
@@ -137,6 +137,12 @@ func (l *Log) cosign(ctx context.Context, c storage.Checkpoint) (raw []byte, err
 		return c.Raw, errors.Join(fmt.Errorf("lines of witnesses cannot be used: %w", lineErr), err)
 	}
 	return raw, err
+}
+
+// wrongClock is why no entry can get a time; nil if it can.
+func (l *Log) wrongClock() error {
+	_, err := l.timeNow()
+	return err
 }
 
 // halt ends all signing, and everybody who waits gets the error; first is false if that was so.

@@ -169,7 +169,7 @@ func (l *Log) extend(fresh []*waiting) (*storage.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.lastTime = at
+	l.lastTime.Store(at)
 	for i, w := range fresh {
 		w.index = start + uint64(i)
 	}
@@ -201,11 +201,11 @@ func (l *Log) promise(fresh []*waiting, start uint64, at int64) error {
 
 // timeNow returns the time for the next entries, in Unix seconds: it never goes back.
 func (l *Log) timeNow() (int64, error) {
-	now := l.cfg.now().Unix()
-	if back := l.lastTime - now; back > int64(maxBack.Seconds()) {
+	now, last := l.cfg.now().Unix(), l.lastTime.Load()
+	if back := last - now; back > int64(maxBack.Seconds()) {
 		return 0, fmt.Errorf("%w: by %v; set it right", ErrClock, time.Duration(back)*time.Second)
 	}
-	return max(now, l.lastTime), nil
+	return max(now, last), nil
 }
 
 // timeOfLast returns the time that the last entry got.

@@ -122,7 +122,7 @@ type PinResult struct {
 //
 //	/metrics        Prometheus metrics
 //	/healthz        200 while the process works
-//	/readyz         200 once every log has a verified checkpoint to serve
+//	/readyz         200 once every log has a verified checkpoint to serve, and the private log one that is published
 //	/status         Status
 //	/backup         POST a BackupRequest
 //	/pin            POST a PinRequest, get a PinCount and as many PinResults, one a line
@@ -156,7 +156,13 @@ func NewAdmin(c AdminConfig) http.Handler {
 // ready answers 200, or 503 with the reason for each log that has nothing to serve.
 func (c AdminConfig) ready(w http.ResponseWriter, _ *http.Request) {
 	missing := map[string]string{}
-	for _, log := range c.Status().Logs {
+	status := c.Status()
+	for _, p := range status.Private {
+		if p.PublishedAt == nil && p.Problem != nil {
+			missing["private log "+p.Name] = p.Problem.Text
+		}
+	}
+	for _, log := range status.Logs {
 		if log.HasCheckpoint {
 			continue
 		}

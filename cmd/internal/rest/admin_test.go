@@ -7,9 +7,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/understudy-log/understudy/log"
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/storage"
 )
@@ -38,6 +40,13 @@ func TestAdminHealth(t *testing.T) {
 	}
 	// A log that has something to serve is ready whatever its upstream does.
 	status.Logs = []mirror.Status{{Name: "dead", HasCheckpoint: true, Problem: &mirror.Problem{Text: "connection refused"}}}
+	status.Private = []PrivateStatus{{Name: "v2", Problem: &log.Problem{Text: "it is too old"}}}
+	r = get(h, http.MethodGet, "/readyz")
+	text = body(t, r)
+	if r.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, `"private log v2": "it is too old"`) {
+		t.Errorf("readyz without a private log: got %d %s", r.StatusCode, text)
+	}
+	status.Private[0].PublishedAt = new(time.Now())
 	if r := get(h, http.MethodGet, "/readyz"); r.StatusCode != http.StatusOK {
 		t.Errorf("readyz: got %d", r.StatusCode)
 	}
