@@ -103,17 +103,25 @@ func TestRestoredBackup(t *testing.T) {
 	}
 	s.refused(true, key, &behind)
 
-	// With the memory lost as well it goes on, to another history; when the memory is found again,
-	// that it is longer does not help.
+	// With the memory lost as well nobody knows; with witnesses it goes on, since they would, and if
+	// those have not seen it either, to another history. When the memory is found again, that it is longer
+	// does not help.
 	s.restore("at 5")
 	if err := s.disk.Rename("newest", "lost"); err != nil {
 		t.Fatal(err)
 	}
+	before := key.times.Load()
+	if err := s.openOnly(false); !errors.Is(err, ErrForgotten) || key.times.Load() != before {
+		t.Errorf("forgotten: %v, and %d signatures", err, key.times.Load()-before)
+	}
+	s.close()
+	s.config.Cosign = (&witness{t: t}).Cosign
 	s.open(false)
 	for i := range 5 {
 		s.append(fmt.Sprint("other ", i))
 	}
 	s.close()
+	s.config.Cosign = nil
 	if err := errors.Join(s.disk.RemoveAll("newest"), s.disk.Rename("lost", "newest")); err != nil {
 		t.Fatal(err)
 	}

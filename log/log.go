@@ -32,6 +32,9 @@ var (
 	ErrClock = errors.New("the clock of the log's machine went back")
 	// ErrBehind: a witness has cosigned a larger tree of this log than the one that is held.
 	ErrBehind = errors.New("the log's database is older than what it published")
+	// ErrForgotten: the log has published, what it published last is not remembered apart from the
+	// database, and there are no witnesses, either, that would know whether that is older.
+	ErrForgotten = errors.New("it has published, and the memory of that (the folder \"newest\" of data_dir) is lost, so the database may be older than what was published, and to go on would be to sign two histories: bring back that folder as it was at last, name witnesses that have seen the log, or begin a new log with a new name and new keys")
 	// ErrSigning: a key could not sign. Nothing was logged.
 	ErrSigning = errors.New("the log cannot sign")
 )
@@ -372,7 +375,13 @@ func (l *Log) restorePublished() error {
 	switch {
 	case err != nil:
 		return err
+	case l.cfg.Cosign == nil && l.cfg.Newest != nil && raw != nil && l.cfg.Newest.Of(l.cfg.Origin).Raw == nil:
+		return fmt.Errorf("open %q: %w", l.cfg.Origin, ErrForgotten)
 	case l.cfg.Cosign == nil && string(raw) != allPublished:
+		// First: a log that has the record and is not remembered was forgotten.
+		if err := l.cfg.Newest.Note(l.cfg.Origin, c); err != nil {
+			return err
+		}
 		if err := l.cfg.DB.PutRecord(l.publishedRecord(), []byte(allPublished)); err != nil {
 			return err
 		}
