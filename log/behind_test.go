@@ -131,6 +131,55 @@ func TestRestoredBackup(t *testing.T) {
 	}
 }
 
+// TestResume: a log whose memory is lost goes on when its operator says how large it was, if it is.
+func TestResume(t *testing.T) {
+	s := newStage(t, nil)
+	s.open(true)
+	for i := range 5 {
+		s.append(fmt.Sprint(i))
+	}
+	resume := func(size uint64) (storage.Head, error) {
+		if err := s.openOnly(false); s.db == nil || s.newest == nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		c := s.config
+		c.DB, c.Newest = s.db, s.newest
+		return Resume(c, size)
+	}
+	s.close()
+	if _, err := resume(5); err == nil || !strings.Contains(err.Error(), "is remembered") {
+		t.Errorf("resumed what is remembered: %v", err)
+	}
+	if err := s.disk.RemoveAll("newest"); err != nil {
+		t.Fatal(err)
+	}
+	var behind *BehindError
+	if _, err := resume(6); !errors.As(err, &behind) || behind.Held.Size != 5 || behind.Published.Size != 6 {
+		t.Errorf("resumed a smaller one: %v", err)
+	}
+	good := s.config
+	_, other := newKey(t)
+	s.config.Verifiers = []note.Verifier{other}
+	var key *KeyError
+	if _, err := resume(5); !errors.As(err, &key) {
+		t.Errorf("resumed that of another: %v", err)
+	}
+	s.config = good
+	if err := s.openOnly(false); !errors.Is(err, ErrForgotten) {
+		t.Errorf("opened: %v", err)
+	}
+	s.close()
+	if head, err := resume(4); err != nil || head.Size != 5 {
+		t.Errorf("resume: %v %v", head, err)
+	}
+	s.open(false)
+	if r := s.append("more"); r.Index != 5 {
+		t.Errorf("index %d", r.Index)
+	}
+	s.close()
+}
+
 // TestShownIsRemembered: what witnesses were shown has left, also if they were too few.
 func TestShownIsRemembered(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {

@@ -34,7 +34,7 @@ var (
 	ErrBehind = errors.New("the log's database is older than what it published")
 	// ErrForgotten: the log has published, what it published last is not remembered apart from the
 	// database, and there are no witnesses, either, that would know whether that is older.
-	ErrForgotten = errors.New("it has published, and the memory of that (the folder \"newest\" of data_dir) is lost, so the database may be older than what was published, and to go on would be to sign two histories: bring back that folder as it was at last, name witnesses that have seen the log, or begin a new log with a new name and new keys")
+	ErrForgotten = errors.New("it has published, and the memory of that (the folder \"newest\" of data_dir) is lost, so the database may be older than what was published, and to go on would be to sign two histories: bring back that folder as it was at last, name witnesses that have seen the log, or see \"understudy log resume --help\"")
 	// ErrSigning: a key could not sign. Nothing was logged.
 	ErrSigning = errors.New("the log cannot sign")
 )

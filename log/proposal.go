@@ -118,13 +118,16 @@ func (l *Log) checkProposalKey() {
 	}
 }
 
-// forgetting drops proposals whose time is over until ctx ends.
+// forgetting drops proposals whose time is over until ctx ends. What a look finds to be over is dropped
+// at the next one, so that a clock that was far ahead for a while takes nothing with it.
 func (l *Log) forgetting(ctx context.Context) {
 	every := min(time.Hour, max(l.cfg.Retention/10, time.Second))
-	for {
-		if err := l.forget(time.Now().Add(-l.cfg.Retention).Unix()); err != nil {
+	for last := int64(0); ; {
+		over := l.cfg.now().Add(-l.cfg.Retention).Unix()
+		if err := l.forget(min(last, over)); err != nil {
 			l.logger.Error("old proposals cannot be dropped", "error", err)
 		}
+		last = over
 		select {
 		case <-ctx.Done():
 			return

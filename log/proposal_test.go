@@ -70,20 +70,45 @@ func TestRetention(t *testing.T) {
 			time.Sleep(time.Hour)
 			for i := range hour {
 				age := time.Since(began.Add(time.Duration(i) * time.Hour))
-				if s.dropped(uint64(i)) && age < s.config.Retention || !s.dropped(uint64(i)) && age > s.config.Retention+2*time.Hour {
+				if s.dropped(uint64(i)) && age < s.config.Retention || !s.dropped(uint64(i)) && age > s.config.Retention+3*time.Hour {
 					t.Errorf("proposal that is %v old: dropped %v", age, s.dropped(uint64(i)))
 				}
 			}
 		}
 		s.crash(0, nil)
 		s.open(false)
-		time.Sleep(time.Second)
+		time.Sleep(time.Hour + time.Second)
 		for i := range 3 {
 			if !s.dropped(uint64(i)) {
 				t.Errorf("proposal %d is back", i)
 			}
 		}
 		s.sound()
+		s.close()
+	})
+}
+
+// TestClockAhead: a clock that is years ahead for less than an hour takes no proposals with it.
+func TestClockAhead(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		var c clock
+		c.at.Store(1_800_000_000)
+		s := newStage(t, func(config *Config) { config.Retention, config.now = 100*time.Hour, c.now })
+		s.open(true)
+		s.append("0")
+		time.Sleep(90 * time.Minute) // two looks
+		c.jump(10_000 * time.Hour)
+		time.Sleep(time.Hour) // one look
+		c.jump(-10_000 * time.Hour)
+		time.Sleep(24 * time.Hour)
+		if s.dropped(0) {
+			t.Error("dropped")
+		}
+		c.jump(200 * time.Hour)
+		time.Sleep(3 * time.Hour)
+		if !s.dropped(0) {
+			t.Error("its time is over, and it is kept")
+		}
 		s.close()
 	})
 }

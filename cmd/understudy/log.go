@@ -19,7 +19,7 @@ func newLogCommand() *cobra.Command {
 		Long: `Log makes a private log: its keys and its configuration, its empty trees, and tokens
 for those who may use it. "understudy serve" then runs it.`,
 	}
-	log.AddCommand(newLogInitCommand(), newLogCreateCommand(), newLogTokenCommand(), newLogMaterialCommand(), newLogAuditCommand())
+	log.AddCommand(newLogInitCommand(), newLogCreateCommand(), newLogTokenCommand(), newLogMaterialCommand(), newLogAuditCommand(), newLogResumeCommand())
 	return log
 }
 

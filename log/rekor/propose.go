@@ -39,11 +39,25 @@ const maxProposedKeys = 256
 // Canonicalize it never fetches. Every error is an *InputError, whose text is the message that
 // Rekor's API gives.
 func Propose(ctx context.Context, proposed []byte) (*Proposal, error) {
-	if body, ok := fastPropose(proposed); ok {
-		return &Proposal{Body: body, Kind: "hashedrekord"}, nil
+	p := &Proposal{Kind: "hashedrekord"}
+	var ok bool
+	if p.Body, ok = fastPropose(proposed); !ok {
+		var err error
+		if p, err = slowPropose(ctx, proposed); err != nil {
+			return nil, err
+		}
 	}
-	return slowPropose(ctx, proposed)
+	// A certificate can have more names than all other entries of a day, and each is a row of the index.
+	if len(p.Body) > plainBody && len(SearchKeys(p.Body)) > maxBodyKeys {
+		return nil, refuseEntry(fmt.Errorf("more than %d names in its certificates", maxBodyKeys))
+	}
+	return p, nil
 }
+
+const (
+	plainBody   = 64 << 10 // bytes; no body of this size has more keys than maxBodyKeys by far
+	maxBodyKeys = 1024
+)
 
 // slowPropose is Propose by rekor's types alone.
 func slowPropose(ctx context.Context, proposed []byte) (p *Proposal, err error) {

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha512"
+	"crypto/x509"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/hex"
@@ -102,6 +103,23 @@ func TestProposedKeysBounded(t *testing.T) {
 	}
 	if keys := proposedKeys([]string{strings.Repeat("k", maxKey+1), "", "K"}, nil); !slices.Equal(keys, []string{"k"}) {
 		t.Errorf("keys %q", keys)
+	}
+}
+
+// TestProposeNames: whoever makes a certificate decides how many names it has, and each is a row of the
+// search index.
+func TestProposeNames(t *testing.T) {
+	for names, want := range map[int]string{1000: "", maxBodyKeys + 1: "more than 1024 names", 20_000: "more than 1024 names"} {
+		key := newKey(t)
+		cert := newCert(t, key, func(c *x509.Certificate) {
+			for i := range names {
+				c.DNSNames = append(c.DNSNames, fmt.Sprintf("name-%d.%s.example.com", i, strings.Repeat("x", 40)))
+			}
+		})
+		_, err := Propose(t.Context(), dsseStatement(t, key, pemOf("CERTIFICATE", cert), []byte("{}")))
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d names: %v", names, err)
+		}
 	}
 }
 
