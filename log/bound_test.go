@@ -52,7 +52,8 @@ func TestRounds(t *testing.T) {
 		time.Sleep(time.Second)
 		before, next := w.times(), 0
 		for began := time.Now(); time.Since(began) < 10*time.Second; next++ {
-			go func() { _, _ = s.within(time.Minute, fmt.Sprint("entry ", next)) }()
+			body := fmt.Sprint("entry ", next)
+			go func() { _, _ = s.within(time.Minute, body) }()
 			time.Sleep(10 * time.Millisecond)
 		}
 		if asked := w.times() - before; asked < 40 || asked > 51 {
