@@ -274,7 +274,7 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
-		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Private: d.privateLog, Gatherer: d.registry})
+		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Private: d.privateLog, Gatherer: d.registry, Logger: d.logger})
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
 	group.Go(func() error {

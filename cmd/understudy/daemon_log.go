@@ -285,18 +285,16 @@ func (d *daemon) runPrivate(ctx context.Context, group *errgroup.Group, l *liste
 			at = l.logV2
 		}
 		group.Go(func() error { return rest.ServeLog(ctx, at, h, secure, d.logger) })
-		if p.log != nil {
-			group.Go(func() error {
-				err := p.log.Run(ctx)
-				if p.collector != nil {
-					p.collector.Close()
-				}
-				return err
-			})
-		}
 		if p.log == nil {
 			continue // that it is not served was said
 		}
+		group.Go(func() error {
+			err := p.log.Run(ctx)
+			if p.collector != nil {
+				p.collector.Close()
+			}
+			return err
+		})
 		d.logger.Info("serving the private log", "log", p.name, "origin", p.origin, "address", at.Addr().String(), "tls", secure != nil)
 	}
 	return nil
@@ -367,9 +365,6 @@ func (c *Config) privateKeys(ctx context.Context) map[string]trust.Key {
 
 // createLogs makes the trees of the private log, each once in its life.
 func createLogs(ctx context.Context, c *Config, out io.Writer) (err error) {
-	if c.Private == nil {
-		return errors.New("the configuration has no \"log\": \"understudy log init\" prints one")
-	}
 	logs, err := c.privateLogs(ctx)
 	if err != nil {
 		return err

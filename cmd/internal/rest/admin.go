@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"net/http/pprof"
 	"path/filepath"
@@ -33,6 +34,7 @@ type AdminConfig struct {
 	Gatherer prometheus.Gatherer
 	// Private returns a generation of the private log, v1 or v2; nil if it is not there, or not served.
 	Private func(name string) *log.Log
+	Logger  *slog.Logger
 }
 
 // Status is what /status answers and "understudy status --json" prints.
@@ -142,7 +144,7 @@ func NewAdmin(c AdminConfig) http.Handler {
 	})
 	mux.HandleFunc("POST /backup", c.backup)
 	mux.HandleFunc("POST /pin", c.pin)
-	mux.HandleFunc("GET /log/audit", serveAudit(func(r *http.Request) *log.Log { return c.Private(r.URL.Query().Get("log")) }))
+	mux.HandleFunc("GET /log/audit", serveAudit(func(r *http.Request) *log.Log { return c.Private(r.URL.Query().Get("log")) }, c.Logger))
 	mux.HandleFunc("GET /packs", c.packs)
 	mux.HandleFunc("POST /pack", c.pack)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

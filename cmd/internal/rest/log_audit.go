@@ -3,6 +3,7 @@ package rest
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -26,7 +27,7 @@ const auditPath = "/understudy/v1/audit"
 var errAuditEnd = errors.New("the reader went away")
 
 // serveAudit answers with the audit rows of the entries [start, end), a JSON object a line.
-func serveAudit(find func(r *http.Request) *log.Log) http.HandlerFunc {
+func serveAudit(find func(r *http.Request) *log.Log, logger *slog.Logger) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		l := find(r)
 		if l == nil {
@@ -41,6 +42,9 @@ func serveAudit(find func(r *http.Request) *log.Log) http.HandlerFunc {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		if err := WriteAudits(l.Tree(), start, end, json.NewEncoder(w).Encode); err != nil {
+			if !errors.Is(err, errAuditEnd) {
+				logger.Error("audit rows cannot be read; run \"understudy check\"", "log", l.Name(), "error", err)
+			}
 			panic(http.ErrAbortHandler) // cut off: an answer that just ended would hide the rest
 		}
 	}

@@ -1,10 +1,12 @@
 package rest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -64,7 +66,8 @@ func TestLogAuditDamaged(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewServer(serveAudit(func(*http.Request) *log.Log { return s.Log }))
+	var told bytes.Buffer
+	server := httptest.NewServer(serveAudit(func(*http.Request) *log.Log { return s.Log }, slog.New(slog.NewTextHandler(&told, nil))))
 	defer server.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -80,6 +83,10 @@ func TestLogAuditDamaged(t *testing.T) {
 	}
 	if err == nil {
 		t.Errorf("it ended as if all were told: %s", strings.TrimSpace(string(text)))
+	}
+	server.Close() // then the handler has ended
+	if !strings.Contains(told.String(), "audit row is malformed") {
+		t.Errorf("the operator is told %q", &told)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -38,7 +37,7 @@ func NewLogV1(c LogV1Config) http.Handler {
 	p := newRekorAPI(c.Log, c.Logger, mux)
 	p.private = c.Log
 	mux.HandleFunc("/", p.serve(p.other))
-	mux.Handle("GET "+auditPath, c.Access.Require(access.Operate, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() })))
+	mux.Handle("GET "+auditPath, c.Access.Require(access.Operate, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() }, c.Logger)))
 	p.bodies = newCostly(maxLargeBodies, maxRequests, "large requests")
 	p.proposals = newCostly(runtime.GOMAXPROCS(0), maxRequests*8, "proposed entries")
 	h := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -113,41 +112,11 @@ func refuseProposal(w http.ResponseWriter, err error) {
 	refuseInvalid(w, err)
 }
 
-// appendStatus is the one table from the reasons of the private log to HTTP.
-var appendStatus = map[private.Reason]int{
-	private.ReasonFull:     http.StatusTooManyRequests,
-	private.ReasonTooLarge: http.StatusRequestEntityTooLarge,
-	private.ReasonFailed:   http.StatusInternalServerError,
-	// All others: the log cannot, now.
-}
-
-// statusOfAppend returns the status for an error of an append, and when to try again, in seconds.
-func statusOfAppend(reason private.Reason) (status, after int) {
-	status, ok := appendStatus[reason]
-	if !ok {
-		status = http.StatusServiceUnavailable
-	}
-	switch reason {
-	case private.ReasonFull, private.ReasonStopping:
-		return status, 1
-	case private.ReasonUnwitnessed, private.ReasonTimeout:
-		return status, 2
-	}
-	return status, 0 // the operator is needed: to wait does not help
-}
-
 func (p *rekorAPI) refuseAppend(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() == context.Canceled {
 		clientClosed.write(w)
 		return
 	}
-	reason := private.ReasonOf(err)
-	status, after := statusOfAppend(reason)
-	if status == http.StatusInternalServerError {
-		p.logger.Error("an entry could not be logged", "error", err)
-	}
-	if after > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(after))
-	}
+	status, reason := refusalOf(w, err, p.logger)
 	rekorError{Code: status, Message: reason.Text(), Reason: string(reason), Line: true}.write(w)
 }

@@ -62,7 +62,7 @@ func NewLogV2(c LogV2Config) http.Handler {
 	mux.Handle("POST /api/v2/log/entries", c.Access.Require(access.Append, http.HandlerFunc(p.append)))
 	mux.Handle("GET /api/v2/checkpoint", c.Access.Require(access.Read, http.HandlerFunc(p.checkpoint)))
 	mux.Handle("GET /api/v2/tile/{path...}", c.Access.Require(access.Read, http.HandlerFunc(p.tile)))
-	mux.Handle("GET "+auditPath, c.Access.Require(access.Operate, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() })))
+	mux.Handle("GET "+auditPath, c.Access.Require(access.Operate, serveAudit(func(*http.Request) *log.Log { return c.Log.Log() }, c.Logger)))
 	mux.Handle("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		refuseV2(w, http.StatusNotFound, codeNotFound, "there is nothing at "+r.URL.EscapedPath())
 	}))
@@ -162,14 +162,7 @@ func (p *logV2) refuseAppend(w http.ResponseWriter, r *http.Request, err error) 
 		refuseV2Access(w, r, statusClientClosed, clientClosed.Message)
 		return
 	}
-	reason := private.ReasonOf(err)
-	status, after := statusOfAppend(reason)
-	if status == http.StatusInternalServerError {
-		p.logger.Error("an entry could not be logged", "error", err)
-	}
-	if after > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(after))
-	}
+	status, reason := refusalOf(w, err, p.logger)
 	w.Header().Set("Understudy-Reason", string(reason))
 	refuseV2Access(w, r, status, reason.Text())
 }
