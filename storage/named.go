@@ -43,10 +43,15 @@ func (db *DB) Record(name string) ([]byte, error) {
 
 // Records calls yield for the records whose names begin with a prefix, in the order of their
 // names, up to the first error. The record is valid only during the call.
-func (db *DB) Records(prefix string, yield func(name string, record []byte) error) (err error) {
-	lower := recordKey(prefix)
+func (db *DB) Records(prefix string, yield func(name string, record []byte) error) error {
+	return db.RecordsFrom(prefix, prefix, yield)
+}
+
+// RecordsFrom is Records of the names from first on.
+func (db *DB) RecordsFrom(prefix, first string, yield func(name string, record []byte) error) (err error) {
+	lower := recordKey(first)
 	failed := func(err error) error { return db.readError(lower, fmt.Sprintf("records %q", prefix), err) }
-	it, err := db.pebble.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: after(lower)})
+	it, err := db.pebble.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: after(recordKey(prefix))})
 	if err != nil {
 		return failed(err)
 	}
