@@ -1,0 +1,2 @@
+// Package outage knows how the upstreams are, and remembers it.
+package outage
