@@ -54,6 +54,12 @@ func (e *StatusError) Error() string {
 	return s
 }
 
+// StatusCode is the HTTP status.
+func (e *StatusError) StatusCode() int { return e.Code }
+
+// RetryAfter is what upstream asked to wait; 0 if nothing.
+func (e *StatusError) RetryAfter() time.Duration { return e.After }
+
 // FormatError is an answer that cannot be what was asked for.
 type FormatError struct{ Problem string }
 
@@ -66,12 +72,7 @@ func newFetcher(cfg Config, address string, answered func(bool)) (*fetcher, erro
 	}
 	client := cfg.HTTPClient
 	if client == nil {
-		client = &http.Client{Transport: newTransport(), CheckRedirect: func(_ *http.Request, via []*http.Request) error {
-			if len(via) > 3 {
-				return errors.New("more than 3 redirects")
-			}
-			return nil
-		}}
+		client = NewClient(nil)
 	}
 	return &fetcher{
 		prefix:    strings.TrimRight(address, "/"),
@@ -83,6 +84,21 @@ func newFetcher(cfg Config, address string, answered func(bool)) (*fetcher, erro
 		metrics:   cfg.Metrics.log(cfg.Name),
 		answered:  answered,
 	}, nil
+}
+
+// NewClient returns a client for upstreams. Its transport is what wrap makes of the usual one; nil
+// changes nothing.
+func NewClient(wrap func(http.RoundTripper) http.RoundTripper) *http.Client {
+	var transport http.RoundTripper = newTransport()
+	if wrap != nil {
+		transport = wrap(transport)
+	}
+	return &http.Client{Transport: transport, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+		if len(via) > 3 {
+			return errors.New("more than 3 redirects")
+		}
+		return nil
+	}}
 }
 
 // encodingFor returns the content encoding to ask a host for. Packing and unpacking costs more

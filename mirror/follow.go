@@ -28,12 +28,16 @@ func (e *ForkError) Error() string { return "quarantined: " + e.Evidence.Reason 
 // poll reads upstream's checkpoint and, if it is a good one, makes it pending.
 func (m *Mirror) poll(ctx context.Context) error {
 	m.read(m.places[0])
+	started := time.Now()
 	raw, err := m.tail.checkpoint(ctx)
 	if err == nil {
 		err = m.accept(ctx, raw)
 	}
 	if ctx.Err() == nil {
 		m.polled(err)
+		if m.cfg.Polled != nil {
+			m.cfg.Polled(started, err)
+		}
 	}
 	return err
 }

@@ -78,9 +78,12 @@ type Config struct {
 	RequestsPerSecond float64       // budget for upstream; 0 is DefaultRequestsPerSecond
 	StaleAfter        time.Duration // age at which answers are stale; 0 is DefaultStaleAfter
 	Contact           string        // put into the User-Agent, so that upstream can reach the operator
-	HTTPClient        *http.Client  // nil is a client of our own
-	Logger            *slog.Logger  // nil discards
-	Metrics           *Metrics      // nil counts nothing
+	HTTPClient        *http.Client  // nil is NewClient(nil)
+	// Polled is told what became of each look at upstream's checkpoint, and Started when that began. It
+	// must return at once; nil: nobody is told.
+	Polled  func(started time.Time, err error)
+	Logger  *slog.Logger // nil discards
+	Metrics *Metrics     // nil counts nothing
 }
 
 // Mirror follows one log and answers from its copy. It answers from the moment it is made;
@@ -103,7 +106,8 @@ type Mirror struct {
 	pushed atomic.Uint64          // size of the newest checkpoint that was pushed
 	bytes  atomic.Pointer[[]byte] // the last good checkpoint of upstream, as upstream served it
 
-	tailBusy atomic.Bool // the tail is being copied; history waits
+	tailBusy atomic.Bool   // the tail is being copied; history waits
+	due      chan struct{} // has a token when upstream is to be polled at once
 
 	mu       sync.Mutex // guards the fields below; never held during I/O
 	liveness liveness
@@ -149,7 +153,7 @@ func newMirror(cfg Config) (*Mirror, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Tree.Remember(cfg.Newest)
-	return &Mirror{cfg: cfg, tree: cfg.Tree, logger: cfg.Logger.With("log", cfg.Name)}, nil
+	return &Mirror{cfg: cfg, tree: cfg.Tree, logger: cfg.Logger.With("log", cfg.Name), due: make(chan struct{}, 1)}, nil
 }
 
 // begun ends the making of a mirror.
@@ -216,9 +220,31 @@ func (m *Mirror) follow(ctx context.Context) error {
 			m.ahead.reset()
 			next = max(min(wait.NextBackOff(), maxBackoff), retryAfter(err))
 		}
-		pause(ctx, next)
+		waitFor(ctx, m.due, next, retryAfter(err))
 	}
 	return nil
+}
+
+// Poll has Run look at upstream's checkpoint now, and not when that is due: upstream is back.
+func (m *Mirror) Poll() { ask(m.due) }
+
+func ask(due chan<- struct{}) {
+	select {
+	case due <- struct{}{}:
+	default: // it is asked for already
+	}
+}
+
+// waitFor waits until a time is over, or it is asked for, but as long as upstream has asked to wait.
+func waitFor(ctx context.Context, due <-chan struct{}, d, least time.Duration) {
+	if least > 0 && !pause(ctx, least) {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-due:
+	case <-time.After(d - least):
+	}
 }
 
 func jitter(d time.Duration) time.Duration {

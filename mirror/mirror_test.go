@@ -373,6 +373,61 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 	})
 }
 
+// Poll brings the next look forward, and every look is told of; but nobody who asked to wait is asked.
+func TestPoll(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newStage(t, synthetic.Options{})
+		var mu sync.Mutex
+		var told []error
+		s.config = func(c *mirror.Config) {
+			c.Poll = time.Hour
+			c.Polled = func(started time.Time, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, err)
+			}
+		}
+		s.start().run()
+		defer s.close()
+		s.log.Grow(10)
+		s.settle(2 * time.Hour)
+		s.wantHeld(10)
+		s.log.Grow(20)
+		s.mirror.Poll()
+		s.settle(time.Second)
+		s.wantHeld(20)
+		mu.Lock()
+		n := len(told)
+		mu.Unlock()
+		s.log.Misbehave(synthetic.Throttle(120 * time.Second))
+		s.mirror.Poll()
+		s.settle(time.Second)
+		mu.Lock()
+		if len(told) != n+1 || told[n] == nil || mirror.ProblemOf(told[n]) != mirror.ProblemRefused {
+			t.Errorf("told of %v", told[n:])
+		}
+		mu.Unlock()
+		s.log.Misbehave()
+		s.log.Forget()
+		s.mirror.Poll()
+		s.settle(110 * time.Second)
+		if n := len(s.log.Requests(^synthetic.Kind(0))); n != 0 {
+			t.Errorf("%d requests while told to wait", n)
+		}
+		s.settle(20 * time.Second)
+		if n := len(s.log.Requests(^synthetic.Kind(0))); n == 0 {
+			t.Error("no request when the wait was over")
+		}
+		if s.mirror.Freshness().Source != mirror.SourceLive {
+			t.Fatal("not live")
+		}
+		s.mirror.Unreachable()
+		if s.mirror.Freshness().Source == mirror.SourceLive {
+			t.Error("live, and told that it is not")
+		}
+	})
+}
+
 func TestRequestBudget(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {
 		s := newStage(t, synthetic.Options{})

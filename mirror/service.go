@@ -73,6 +73,7 @@ type ServiceConfig struct {
 	StaleAfter       time.Duration // 0 is DefaultStaleAfter
 	Contact          string
 	HTTPClient       *http.Client
+	Polled           func(started time.Time, err error) // see Config.Polled
 	Logger           *slog.Logger
 	Metrics          *Metrics
 }
@@ -96,6 +97,7 @@ type Service struct {
 	pinning sync.Mutex // held while a pin and what is known of pins are changed
 	adding  sync.Mutex // held while the shards are changed, also on disk
 
+	due       chan struct{} // has a token when upstream is to be polled at once
 	relisting chan struct{} // has a token while log info is read out of turn; guards the next two
 	relisted  time.Time
 	relistErr error
@@ -152,7 +154,7 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 	}
 	s.polls, s.work = newRekorAPI(f)
 	s.misses = newMisses(cfg.MissesPerSecond, cfg.RequestsPerSecond)
-	s.flights, s.relisting = newFlights(), make(chan struct{}, 1)
+	s.flights, s.relisting, s.due = newFlights(), make(chan struct{}, 1), make(chan struct{}, 1)
 	s.pins, s.absent = newPinCache(cfg.ReadThroughBytes), map[string]bool{}
 	if s.watched, err = newWatchKeys(cfg.Watch); err != nil {
 		return nil, err
@@ -307,7 +309,7 @@ func (s *Service) follow(ctx context.Context, group *errgroup.Group) error {
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = min(500*time.Millisecond, s.cfg.Poll), maxBackoff
 	for ctx.Err() == nil {
-		next := jitter(s.cfg.Poll)
+		next, started := jitter(s.cfg.Poll), time.Now()
 		infos, err := s.list(ctx, s.polls)
 		if err == nil {
 			wait.Reset()
@@ -320,6 +322,9 @@ func (s *Service) follow(ctx context.Context, group *errgroup.Group) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if s.cfg.Polled != nil {
+			s.cfg.Polled(started, err)
+		}
 		if ends(err) {
 			return err
 		}
@@ -329,10 +334,16 @@ func (s *Service) follow(ctx context.Context, group *errgroup.Group) error {
 				group.Go(func() error { return sh.run(ctx) })
 			}
 		}
-		pause(ctx, next)
+		waitFor(ctx, s.due, next, retryAfter(err))
 	}
 	return nil
 }
+
+// Poll has Run look at log info now, and not when that is due: upstream is back.
+func (s *Service) Poll() { ask(s.due) }
+
+// Unreachable tells that upstream does not answer, as somebody else has found out.
+func (s *Service) Unreachable() { s.answered(false) }
 
 // poll judges the checkpoint of every shard. What is wrong with one does not hold up the
 // others.

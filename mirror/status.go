@@ -35,6 +35,9 @@ const (
 	ProblemShard        = "shard"  // the shards of a service are not what they were
 )
 
+// ProblemOf returns the reason, one of the Problem constants, for an error of following a log.
+func ProblemOf(err error) string { return problemReason(err) }
+
 func problemReason(err error) string {
 	var (
 		fork      *ForkError
@@ -90,6 +93,10 @@ func (m *Mirror) answered(ok bool) {
 		m.liveness.last = time.Now()
 	}
 }
+
+// Unreachable tells that upstream does not answer, as somebody else has found out: answers are not
+// called live until it does again.
+func (m *Mirror) Unreachable() { m.answered(false) }
 
 // polled is told the outcome of every poll: a checkpoint that does not verify is a
 // failure.

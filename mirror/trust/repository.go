@@ -38,8 +38,12 @@ type RepositoryConfig struct {
 	Contact string
 	// HTTPClient sends the requests; nil is a new one.
 	HTTPClient *http.Client
-	Logger     *slog.Logger
-	Metrics    *Metrics
+	// Now is the clock by which metadata expires, as a drill may shift it; what is kept has the times of
+	// this machine. nil is time.Now. Polled is told what became of each update; nil: nobody is.
+	Now     func() time.Time
+	Polled  func(started time.Time, err error)
+	Logger  *slog.Logger
+	Metrics *Metrics
 	// Label says in metrics which repository it is; empty is "upstream". Name is what it is called
 	// elsewhere; empty is its URL.
 	Label, Name string
@@ -53,7 +57,8 @@ type Repository struct {
 	url     string // ends in a slash
 	served  atomic.Pointer[served]
 	began   time.Time
-	elders  string // why older roots could not be had, the last time; of update alone
+	due     chan struct{} // has a token when an update is due at once
+	elders  string        // why older roots could not be had, the last time; of update alone
 	mu      sync.Mutex
 	changed chan struct{} // closed when there is another version; guarded by mu
 	state   attempts      // guarded by mu
@@ -89,7 +94,10 @@ func NewRepository(cfg RepositoryConfig) (*Repository, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	r := &Repository{cfg: cfg, url: strings.TrimRight(cfg.URL, "/") + "/", began: time.Now(), changed: make(chan struct{})}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	r := &Repository{cfg: cfg, url: strings.TrimRight(cfg.URL, "/") + "/", began: time.Now(), due: make(chan struct{}, 1), changed: make(chan struct{})}
 	kept, checked, err := r.load()
 	if err != nil {
 		return nil, fmt.Errorf("read the copy of the TUF repository %s: %w", cfg.URL, err)
@@ -108,7 +116,11 @@ const updateRetry = 10 * time.Second
 func (r *Repository) Run(ctx context.Context) error {
 	retry := updateRetry
 	for ctx.Err() == nil {
+		started := time.Now()
 		err := r.Update(ctx)
+		if r.cfg.Polled != nil && ctx.Err() == nil {
+			r.cfg.Polled(started, err)
+		}
 		wait := r.cfg.Poll
 		if _, upstream := errors.AsType[*RepositoryError](err); err != nil && !upstream && ctx.Err() == nil {
 			return err
@@ -120,10 +132,19 @@ func (r *Repository) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+		case <-r.due:
 		case <-time.After(max(wait/2+rand.N(wait), asked(err))):
 		}
 	}
 	return nil
+}
+
+// Poll has Run update now, and not when that is due.
+func (r *Repository) Poll() {
+	select {
+	case r.due <- struct{}{}:
+	default: // it is asked for already
+	}
 }
 
 // asked is how long upstream asked to wait.

@@ -68,6 +68,7 @@ func (u *updating) descends(version int64) (same, known bool) {
 }
 
 func (u *updating) endRoot() error {
+	u.trusted.RefTime = u.cfg.Now()
 	root := u.trusted.Root.Signed
 	u.next.Consistent = root.ConsistentSnapshot
 	u.next.is(metadata.ROOT, rootFile(root.Version), root.Version, root.Expires)
