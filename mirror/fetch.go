@@ -183,10 +183,15 @@ func passing(err error) bool {
 	return errors.As(err, &status) && status.Code >= 500 && status.After == 0
 }
 
-func (f *fetcher) once(ctx context.Context, kind, path string, body []byte, limit int64, s *share) (_ []byte, err error) {
+func (f *fetcher) once(ctx context.Context, kind, path string, body []byte, limit int64, s *share) ([]byte, error) {
 	if err := f.turn(ctx); err != nil {
 		return nil, err
 	}
+	return f.send(ctx, kind, path, body, limit, s)
+}
+
+// send is once without the budget.
+func (f *fetcher) send(ctx context.Context, kind, path string, body []byte, limit int64, s *share) (_ []byte, err error) {
 	code := 0
 	defer func() { f.metrics.request(kind, code) }()
 	ctx, cancel := context.WithTimeout(ctx, requestTime)

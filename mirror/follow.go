@@ -115,7 +115,7 @@ func (m *Mirror) judge(ctx context.Context, c *trust.Checkpoint, s *storage.Stat
 		}
 		next.Source = "copy " + m.tail.url
 	} else {
-		m.pulled = max(m.pulled, next.Size)
+		m.pulled.Store(max(m.pulled.Load(), next.Size))
 		m.bytes.Store(&raw)
 	}
 	if err := m.remembered(s, next); err != nil {
@@ -348,7 +348,7 @@ func (m *Mirror) compare(ctx context.Context, tree signedTree, smaller, larger, 
 // trees agree, a fork if they do not.
 func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Checkpoint) error {
 	rollback := &RollbackError{Size: next.Size, Newest: s.Pending.Size}
-	lags := s.Pending.Size == m.pushed.Load() && next.Size >= m.pulled // what is ahead of it was pushed: logs do that before they publish
+	lags := s.Pending.Size == m.pushed.Load() && next.Size >= m.pulled.Load() // what is ahead of it was pushed: logs do that before they publish
 	var consistency []storage.Hash                                     // from it to the pending one, if upstream proved that
 	if next.Size > s.Head.Size || next.Size < s.Minimum {
 		tree, err := m.treeOf(ctx, s.Pending.Head)

@@ -101,7 +101,7 @@ type Mirror struct {
 	tail     *place // that is read
 	ahead    *ahead
 	proof    *upstreamTree // of the pending checkpoint; nil until needed
-	pulled   uint64        // size of the largest checkpoint that upstream served since the start
+	pulled   atomic.Uint64 // size of the largest checkpoint that upstream served since the start
 
 	pushed atomic.Uint64          // size of the newest checkpoint that was pushed
 	bytes  atomic.Pointer[[]byte] // the last good checkpoint of upstream, as upstream served it
@@ -283,7 +283,7 @@ func (m *Mirror) round(ctx context.Context) error {
 			done, err := m.copyOn(ctx, s)
 			var broken *storageError
 			switch {
-			case err != nil && away == nil && s.Pending.Size == m.pushed.Load() && s.Pending.Size > m.pulled && missing(err):
+			case err != nil && away == nil && s.Pending.Size == m.pushed.Load() && s.Pending.Size > m.pulled.Load() && missing(err):
 				m.ahead.reset()
 				return nil // it was pushed, and is not published yet
 			case err != nil && (away == nil || errors.As(err, &broken)):

@@ -48,6 +48,14 @@ type shardInfo struct {
 
 // info reads the newest checkpoints of all shards, oldest shard first.
 func (a *rekorAPI) info(ctx context.Context) ([]shardInfo, error) {
+	raw, err := a.get(ctx, "log", "/api/v1/log", maxLogInfo, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read log info: %w", err)
+	}
+	return parseInfo(raw)
+}
+
+func parseInfo(raw []byte) ([]shardInfo, error) {
 	type head struct {
 		TreeID         string `json:"treeID"`
 		SignedTreeHead string `json:"signedTreeHead"`
@@ -56,7 +64,7 @@ func (a *rekorAPI) info(ctx context.Context) ([]shardInfo, error) {
 		head
 		InactiveShards []head `json:"inactiveShards"`
 	}
-	if err := a.getJSON(ctx, "log", "/api/v1/log", maxLogInfo, &answer); err != nil {
+	if err := decodeAnswer(raw, &answer); err != nil {
 		return nil, fmt.Errorf("read log info: %w", err)
 	}
 	var shards []shardInfo
@@ -184,6 +192,10 @@ func (a *rekorAPI) getJSON(ctx context.Context, kind, path string, limit int64, 
 	if err != nil {
 		return err
 	}
+	return decodeAnswer(raw, v)
+}
+
+func decodeAnswer(raw []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	if err := d.Decode(v); err != nil {
 		return &FormatError{fmt.Sprintf("answer is not the JSON of Rekor's API (%v): look at what stands between here and the log", err)}
