@@ -1,6 +1,9 @@
 package outage
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // State is the state of one component of an upstream, or of all together.
 type State string
@@ -13,6 +16,12 @@ const (
 	Recovering  State = "recovering"  // it answers again, and what happened meanwhile is being reconciled
 	Quarantined State = "quarantined" // it contradicts what it said before: an operator must look
 )
+
+// states are all of them, the best first.
+func states() []State { return []State{Live, Degraded, Recovering, Fallback, Quarantined} }
+
+// badness orders states; -1 is none.
+func (s State) badness() int { return slices.Index(states(), s) }
 
 // Cause is why a component is in its state.
 type Cause struct {
@@ -54,19 +63,21 @@ type Status struct {
 	State      State     `json:"state"`
 	Underlying State     `json:"underlying"`
 	Since      time.Time `json:"since"` // of State
-	Cause      Cause     `json:"cause"`
+	Cause      Cause     `json:"cause"` // of the last change of State; empty if there was none yet
 	Force      *Force    `json:"force,omitempty"`
 	// Left is when it was live the last time; zero while it is.
 	Left time.Time `json:"left,omitzero"`
-	// BurnRates are how many times faster than the objective allows errors came, by window.
+	// BurnRates are how many times faster than the objective allows errors came, by window: 5m, 30m, 1h, 6h.
 	BurnRates map[string]float64 `json:"burn_rates,omitempty"`
-	// LastGood is when it last answered in order; LastError is why it did not, the last time.
+	// LastGood is when it last answered in order; LastError is why it did not, the last time. Both are
+	// of this run of the program, as is LastProbe, when a probe was last answered or given up.
 	LastGood  time.Time `json:"last_good,omitzero"`
 	LastError string    `json:"last_error,omitempty"`
+	LastProbe time.Time `json:"last_probe,omitzero"`
 	FlapLevel int       `json:"flap_level,omitempty"` // how often it fell back again soon after it had recovered
 }
 
-// Force is a state that an operator has set, until a time.
+// Force is a state that an operator has set, until a time: live, degraded or fallback.
 type Force struct {
 	Component string    `json:"component"`
 	State     State     `json:"state"`
@@ -76,13 +87,15 @@ type Force struct {
 	Reason    string    `json:"reason,omitempty"`
 }
 
-// Change is a change of state, as the rows "state" of the ledger have it.
+// Change is a change of state, as the rows "state" of the ledger have it. The state that counts is the To
+// of a component's last row without Hidden; the underlying one that of its last row without Forced.
 type Change struct {
 	Component string    `json:"component"`
 	From      State     `json:"from"`
 	To        State     `json:"to"`
 	Cause     Cause     `json:"cause"`
-	Forced    bool      `json:"forced,omitempty"`
+	Forced    bool      `json:"forced,omitempty"` // an operator has set To, for a time
+	Hidden    bool      `json:"hidden,omitempty"` // a forced state hides this one: what counts did not change
 	Ticket    string    `json:"ticket,omitempty"`
 	By        string    `json:"by,omitempty"`
 	Drill     string    `json:"drill,omitempty"` // the drill that it belongs to
