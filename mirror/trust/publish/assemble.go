@@ -71,8 +71,8 @@ func (p *Publisher) assembleTargets(d draft, root *metadata.Metadata[metadata.Ro
 	return nil
 }
 
-// assembleSnapshot adds a snapshot and a timestamp: those that are served, or others if these name
-// something else, or have been good for long enough.
+// assembleSnapshot adds what the role signing has, a snapshot and a timestamp: those that are served, or
+// others if these name something else, or have been good for long enough.
 func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.RootType], targets int64, now time.Time) error {
 	for _, role := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
 		signer := p.signers[role]
@@ -83,10 +83,16 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	life := 4 * p.cfg.Lifetime
 	served := p.served()
 	file := fmt.Sprintf("%d.snapshot.json", served[metadata.SNAPSHOT])
-	named := metaOf(targets, d[targetsFile(targets)])
+	names := map[string]*metadata.MetaFiles{"targets.json": metaOf(targets, d[targetsFile(targets)])}
+	switch signing, err := p.assembleSigning(d, targets, now); {
+	case err != nil:
+		return err
+	case signing != nil:
+		names[SigningRole+".json"] = signing
+	}
 	if f, ok := p.File(file); ok {
 		if s, err := metadata.Snapshot().FromBytes(f.Data); err == nil && root.VerifyDelegate(metadata.SNAPSHOT, s) == nil &&
-			same(s.Signed.Meta["targets.json"], named) && s.Signed.Expires.Sub(now) > life/2 {
+			maps.EqualFunc(s.Signed.Meta, names, same) && s.Signed.Expires.Sub(now) > life/2 {
 			d[file] = f.Data
 		}
 	}
@@ -94,14 +100,14 @@ func (p *Publisher) assembleSnapshot(d draft, root *metadata.Metadata[metadata.R
 	if d[file] == nil {
 		s := metadata.Snapshot(expiry(now, life))
 		version = nextVersion(version, now)
-		s.Signed.Version, s.Signed.Meta = version, map[string]*metadata.MetaFiles{"targets.json": named}
+		s.Signed.Version, s.Signed.Meta = version, names
 		file = fmt.Sprintf("%d.snapshot.json", version)
 		var err error
 		if d[file], err = signed(s, p.signers[metadata.SNAPSHOT]); err != nil {
 			return fmt.Errorf("sign the snapshot: %w", err)
 		}
 	}
-	named = metaOf(version, d[file])
+	named := metaOf(version, d[file])
 	if f, ok := p.File("timestamp.json"); ok {
 		if t, err := metadata.Timestamp().FromBytes(f.Data); err == nil && root.VerifyDelegate(metadata.TIMESTAMP, t) == nil &&
 			same(t.Signed.Meta["snapshot.json"], named) && t.Signed.Expires.Sub(now) > p.cfg.Lifetime/7*6 {
@@ -135,7 +141,7 @@ func metaOf(version int64, data []byte) *metadata.MetaFiles {
 }
 
 func same(a, b *metadata.MetaFiles) bool {
-	return a != nil && a.Version == b.Version && a.Length == b.Length && bytes.Equal(a.Hashes["sha256"], b.Hashes["sha256"])
+	return a != nil && b != nil && a.Version == b.Version && a.Length == b.Length && bytes.Equal(a.Hashes["sha256"], b.Hashes["sha256"])
 }
 
 func signed[T metadata.Roles](m *metadata.Metadata[T], signer signature.Signer) ([]byte, error) {
@@ -156,15 +162,12 @@ func isKeyOf(root *metadata.Metadata[metadata.RootType], role string, signer sig
 			return nil
 		}
 	}
-	return &wrongKeyError{role, root.Signed.Version}
+	return &wrongKeyError{role, rootFile(root.Signed.Version)}
 }
 
-// wrongKeyError says that a key is not the one that a root names for a role.
-type wrongKeyError struct {
-	role string
-	root int64
-}
+// wrongKeyError says that a key is not the one that a file, a root or targets, names for a role.
+type wrongKeyError struct{ role, file string }
 
 func (e *wrongKeyError) Error() string {
-	return fmt.Sprintf("the %s key given is not the one that %s names for it: bring the key that it was rotated to", e.role, rootFile(e.root))
+	return fmt.Sprintf("the %s key given is not the one that %s names for it: bring the key that it was rotated to", e.role, e.file)
 }

@@ -53,12 +53,17 @@ func (f *Folder) newestTargets() (*metadata.Metadata[metadata.TargetsType], erro
 	if err != nil || len(versions) == 0 {
 		return nil, err
 	}
-	file := targetsFile(versions[0])
+	return f.targetsOf(versions[0])
+}
+
+// targetsOf returns the targets metadata of a version, if it is of a targets key of ours.
+func (f *Folder) targetsOf(version int64) (*metadata.Metadata[metadata.TargetsType], error) {
+	file := targetsFile(version)
 	data, err := f.read(file)
 	if err != nil {
 		return nil, err
 	}
-	targets, err := readTargets(data, versions[0])
+	targets, err := readTargets(data, version)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w; if it was never given away, delete it", file, err)
 	}
@@ -184,19 +189,30 @@ func readTargets(data []byte, version int64) (*metadata.Metadata[metadata.Target
 			return nil, fmt.Errorf("its target %q is null", name)
 		}
 	}
+	if given := targets.Signed.Delegations; given != nil {
+		for id, key := range given.Keys {
+			if key == nil {
+				return nil, fmt.Errorf("its key %s is null", id)
+			}
+		}
+	}
 	if targets.Signed.Version != version {
 		return nil, fmt.Errorf("it has version %d", targets.Signed.Version)
 	}
 	return targets, nil
 }
 
-// keysOfOthers are the IDs of all keys that have or had another role than the one given.
+// keysOfOthers are the IDs of all keys that have or had another role than the one given, which may be
+// SigningRole.
 func (f *Folder) keysOfOthers(role string) (map[string]bool, error) {
 	versions, err := f.versions(metadata.ROOT)
 	if err != nil {
 		return nil, err
 	}
 	ids := map[string]bool{}
+	if role != SigningRole {
+		ids = f.delegatedKeys()
+	}
 	for _, version := range versions {
 		root, err := f.root(version)
 		if err != nil {

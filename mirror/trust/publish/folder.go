@@ -33,11 +33,14 @@ import (
 // Folder is a directory with what is signed offline: N.root.json, N.targets.json and, below
 // targets/, what these name. It is laid out as clients see it. A file, once written, stays as it is,
 // but for signatures that are added to a root. It is for one caller at a time.
-type Folder struct{ dir string }
+type Folder struct {
+	dir     string
+	signing *metadata.Key // that the next targets delegate to; nil: the one of those before
+}
 
 // OpenFolder returns the folder that Create made.
 func OpenFolder(dir string) (*Folder, error) {
-	f := &Folder{dir}
+	f := &Folder{dir: dir}
 	if _, err := os.Stat(filepath.Join(dir, rootFile(1))); err != nil {
 		return nil, fmt.Errorf("%s has no repository: %w; \"understudy trust init\" makes one", dir, err)
 	}
@@ -49,6 +52,9 @@ type Holders struct {
 	Root                         []crypto.PublicKey
 	Threshold                    int // how many of Root must sign a root
 	Targets, Snapshot, Timestamp crypto.PublicKey
+	// Signing is the key that targets are to delegate the SigningConfig to (Folder.Delegate); nil is
+	// none. It is in no root.
+	Signing crypto.PublicKey
 }
 
 // Create makes a folder with the first root, which expires at a time, signed by those of its keys
@@ -73,10 +79,21 @@ func Create(dir string, holders Holders, expires time.Time, signers []signature.
 			return nil, err
 		}
 	}
+	var signing *metadata.Key
+	if holders.Signing != nil {
+		key, id, err := onlineKey(holders.Signing)
+		if err != nil {
+			return nil, err
+		}
+		if root.Signed.Keys[id] != nil {
+			return nil, fmt.Errorf("the key of %s has another role: each role has keys of its own, or one lost key would cost two roles", SigningRole)
+		}
+		signing = key
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	f := &Folder{dir}
+	f := &Folder{dir: dir, signing: signing}
 	if _, err := sign(root, signers, root); err != nil {
 		return nil, err
 	}
@@ -363,7 +380,7 @@ func (f *Folder) Changes() (changes []string, err error) {
 var TargetName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$`)
 
 // SignTargets writes the next version of targets, which expires at a time. files are all targets
-// by name; nil: those of the newest version.
+// by name; nil: those of the newest version. With PublicTarget among them the SigningConfig is delegated.
 func (f *Folder) SignTargets(files map[string][]byte, expires time.Time, signer signature.Signer) (version int64, err error) {
 	newest, err := f.newestTargets()
 	if err != nil {
@@ -391,6 +408,9 @@ func (f *Folder) SignTargets(files map[string][]byte, expires time.Time, signer 
 	}
 	if len(files) == 0 {
 		return 0, errors.New("there is nothing to sign: no targets are given")
+	}
+	if targets.Signed.Delegations, err = f.delegations(files, newest); err != nil {
+		return 0, err
 	}
 	all := 0
 	for _, name := range slices.Sorted(maps.Keys(files)) {

@@ -55,6 +55,8 @@ type house struct {
 	db        *storage.DB
 	online    map[string]signature.Signer // that the daemon has
 	noKeys    bool
+	signing   signature.Signer // for the role signing; nil: the daemon knows of none
+	noSigning error            // why it cannot be opened
 	clientDir string
 	want      string
 }
@@ -100,12 +102,16 @@ func (h *house) roots() []signature.Signer {
 // begin starts the daemon.
 func (h *house) begin() {
 	h.Helper()
-	h.Publisher = must(New(h.Context(), Config{DB: h.db, Dir: h.dir, Lifetime: 7 * day, Signers: func(context.Context) (signature.Signer, signature.Signer, error) {
+	cfg := Config{DB: h.db, Dir: h.dir, Lifetime: 7 * day, Signers: func(context.Context) (signature.Signer, signature.Signer, error) {
 		if h.noKeys {
 			return nil, nil, errors.New("the keys are in a cupboard")
 		}
 		return h.online[metadata.SNAPSHOT], h.online[metadata.TIMESTAMP], nil
-	}}))
+	}}
+	if h.signing != nil {
+		cfg.Signing = func(context.Context) (signature.Signer, error) { return h.signing, h.noSigning }
+	}
+	h.Publisher = must(New(h.Context(), cfg))
 }
 
 // crash begins again with what was synced on a disk.
@@ -635,14 +641,14 @@ func TestCreateRefuses(t *testing.T) {
 		says    string
 		holders Holders
 	}{
-		"a key with two roles":     {"each role has keys of its own", Holders{[]crypto.PublicKey{one}, 1, key(), one, key()}},
-		"a root key twice":         {"each role has keys of its own", Holders{[]crypto.PublicKey{one, one}, 2, key(), key(), key()}},
-		"a threshold of none":      {"a threshold of 0 of 1", Holders{[]crypto.PublicKey{one}, 0, key(), key(), key()}},
-		"a threshold of too many":  {"a threshold of 2 of 1", Holders{[]crypto.PublicKey{one}, 2, key(), key(), key()}},
-		"RSA":                      {"ECDSA on P-256 and Ed25519", Holders{[]crypto.PublicKey{must(rsa.GenerateKey(rand.Reader, 2048)).Public()}, 1, key(), key(), key()}},
-		"P-384":                    {"ECDSA on P-256 and Ed25519", Holders{[]crypto.PublicKey{one}, 1, must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)).Public(), key(), key()}},
-		"no key":                   {"ECDSA on P-256 and Ed25519", Holders{[]crypto.PublicKey{one}, 1, nil, key(), key()}},
-		"nothing wrong, but a dir": {"is not empty", Holders{[]crypto.PublicKey{one}, 1, key(), key(), ed.Public()}},
+		"a key with two roles":     {"each role has keys of its own", Holders{[]crypto.PublicKey{one}, 1, key(), one, key(), nil}},
+		"a root key twice":         {"each role has keys of its own", Holders{[]crypto.PublicKey{one, one}, 2, key(), key(), key(), nil}},
+		"a threshold of none":      {"a threshold of 0 of 1", Holders{[]crypto.PublicKey{one}, 0, key(), key(), key(), nil}},
+		"a threshold of too many":  {"a threshold of 2 of 1", Holders{[]crypto.PublicKey{one}, 2, key(), key(), key(), nil}},
+		"RSA":                      {"ECDSA on P-256 and Ed25519", Holders{[]crypto.PublicKey{must(rsa.GenerateKey(rand.Reader, 2048)).Public()}, 1, key(), key(), key(), nil}},
+		"P-384":                    {"ECDSA on P-256 and Ed25519", Holders{[]crypto.PublicKey{one}, 1, must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)).Public(), key(), key(), nil}},
+		"no key":                   {"ECDSA on P-256 and Ed25519", Holders{[]crypto.PublicKey{one}, 1, nil, key(), key(), nil}},
+		"nothing wrong, but a dir": {"is not empty", Holders{[]crypto.PublicKey{one}, 1, key(), key(), ed.Public(), nil}},
 	} {
 		dir := filepath.Join(t.TempDir(), "r")
 		if strings.HasPrefix(name, "nothing") {

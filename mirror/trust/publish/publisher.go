@@ -33,14 +33,19 @@ type Config struct {
 	// Signers returns who signs for the two roles, until ctx ends. It is asked until it succeeds: what
 	// was signed is served meanwhile.
 	Signers func(ctx context.Context) (snapshot, timestamp signature.Signer, err error)
+	// Signing returns who signs for the role signing, as Signers does; nil: nobody does here, and Switch
+	// is refused.
+	Signing func(ctx context.Context) (signature.Signer, error)
 	// Lifetime is how long a timestamp is good; 0 is a week. It is signed anew when a seventh of
-	// that is over. A snapshot is good for four times as long, and signed anew after half of it.
+	// that is over. A snapshot, and the metadata of the role signing, is good for four times as long, and
+	// signed anew after half of it.
 	Lifetime time.Duration
 	Logger   *slog.Logger
 	Metrics  *trust.Metrics
 }
 
-// Publisher serves a Folder as a repository, with snapshots and timestamps that it signs.
+// Publisher serves a Folder as a repository, with snapshots and timestamps that it signs, and with one of
+// the SigningConfigs that the folder approves.
 //
 // It is a trust.Repository that follows ourselves: what was signed is taken by the rules for
 // clients, as a whole, and is durable before it is served. So nothing is served that a client would
@@ -56,8 +61,17 @@ type Publisher struct {
 	refused map[string]refusal          // pairs of root and targets that it did not take, by their hash
 	reload  bool                        // the signers are asked for again: a key is not the one that the folder names
 
-	mu      sync.Mutex
-	problem *trust.RepositoryProblem // why the newest in the folder is not served; guarded by mu
+	signing  signature.Signer // nil until Config.Signing has succeeded; of publish alone
+	reopen   bool             // it is asked for again; of publish alone
+	unsigned error            // why the SigningConfig that is wanted could not be signed, the last time; of publish alone
+	// anew is true until a draft is served. Nobody here can know whether this database is an older one that
+	// was restored, in which a switch has left no trace: so what a switch signs is signed anew at the start,
+	// with numbers that clients have not seen. Of publish alone.
+	anew bool
+	switching
+
+	told    sync.Mutex
+	problem *trust.RepositoryProblem // why the newest in the folder is not served; guarded by told
 }
 
 // draft is what the next version would be: files by path.
@@ -87,7 +101,7 @@ func New(ctx context.Context, cfg Config) (*Publisher, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Publisher{cfg: cfg, folder: &Folder{cfg.Dir}, refused: map[string]refusal{}}
+	p := &Publisher{cfg: cfg, folder: &Folder{dir: cfg.Dir}, refused: map[string]refusal{}, anew: true}
 	kept, err := cfg.DB.Record(firstRecord)
 	if err != nil && !errors.As(err, new(*storage.DamageError)) {
 		return nil, err
@@ -123,6 +137,9 @@ func New(ctx context.Context, cfg Config) (*Publisher, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := p.loadMode(); err != nil {
+		return nil, err
+	}
 	if bytes.Equal(kept, first) {
 		return p, nil
 	}
@@ -145,7 +162,7 @@ func (p *Publisher) complete(ctx context.Context) bool {
 		if err != nil {
 			return err
 		}
-		return errors.Join(isKeyOf(root, metadata.SNAPSHOT, snapshot), isKeyOf(root, metadata.TIMESTAMP, timestamp))
+		return errors.Join(isKeyOf(root, metadata.SNAPSHOT, snapshot), isKeyOf(root, metadata.TIMESTAMP, timestamp), p.canSwitch(ctx))
 	}) == nil
 }
 
@@ -191,6 +208,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+		case <-p.wake:
 		case <-time.After(min(lookEvery, p.cfg.Lifetime/20)):
 		}
 	}
@@ -263,7 +281,9 @@ func (p *Publisher) Publish(ctx context.Context) error {
 					if version == held {
 						problem = errors.Join(problem, published)
 					}
-					problem = errors.Join(problem, p.clock(d, time.Now()))
+					p.anew = p.anew && (failed != nil || p.unsigned != nil)
+					problem = errors.Join(problem, p.unsigned, p.clock(d, time.Now()))
+					p.noteServed()
 					p.tell(problem)
 					return failed
 				}
@@ -299,11 +319,11 @@ func (r refusal) recent(within time.Duration) error {
 // shortly is a small part of how long a timestamp is good: an hour of a week.
 func (p *Publisher) shortly() time.Duration { return p.cfg.Lifetime / 168 }
 
-// pair names a pair of root and targets.
+// pair names a pair of root and targets, with the SigningConfig that is wanted.
 func (p *Publisher) pair(root []byte, targets int64) string {
 	data, _ := p.published(targetsFile(targets)) // without it there is nothing to refuse
 	a, b := sha256.Sum256(root), sha256.Sum256(data)
-	return hex.EncodeToString(a[:]) + hex.EncodeToString(b[:])
+	return hex.EncodeToString(a[:]) + hex.EncodeToString(b[:]) + string(p.Mode().Wanted)
 }
 
 // serve serves a draft, unless it is served already.
@@ -336,6 +356,7 @@ func (p *Publisher) clock(d draft, now time.Time) error {
 
 // prepare gets who signs.
 func (p *Publisher) prepare(ctx context.Context) error {
+	p.prepareSigning(ctx)
 	if p.signers != nil && !p.reload {
 		return nil
 	}
@@ -381,8 +402,8 @@ func (p *Publisher) holdsRoots(d draft) bool {
 
 // tell notes why the newest that the folder has is not served: once in the log.
 func (p *Publisher) tell(problem error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.told.Lock()
+	defer p.told.Unlock()
 	switch {
 	case problem == nil:
 		if p.problem != nil {
@@ -402,8 +423,8 @@ func (p *Publisher) tell(problem error) {
 // Status returns the state of the repository.
 func (p *Publisher) Status() trust.RepositoryStatus {
 	s := p.Repository.Status()
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.told.Lock()
+	defer p.told.Unlock()
 	if p.problem != nil {
 		problem := *p.problem
 		s.Problem = &problem
