@@ -50,6 +50,7 @@ type evidence struct {
 
 	burning, calm bool // what the error budget says
 	stalled       bool // the log has not grown for too long
+	grown         bool // it has, since it is in this state
 
 	entered   time.Duration // when State became what it is, or was read
 	recovered time.Duration // Recovered
@@ -143,10 +144,10 @@ func (s *Settings) observe(p position, o observed, now instant) position {
 }
 
 // weighed is what time alone changes.
-type weighed struct{ burning, calm, stalled bool }
+type weighed struct{ burning, calm, stalled, grown bool }
 
 func (s *Settings) weigh(p position, w weighed) position {
-	p.burning, p.calm, p.stalled = w.burning, w.calm, w.stalled
+	p.burning, p.calm, p.stalled, p.grown = w.burning, w.calm, w.stalled, w.grown
 	return p
 }
 
@@ -185,12 +186,23 @@ func (s *Settings) next(p *position, now instant) (State, Cause) {
 		return Degraded, Cause{CodeBurnRate, fmt.Sprintf("errors come faster than an objective of %g %% allows: %s", 100*s.SLO, p.why.Text)}
 	case p.State == Live && p.stalled:
 		return Degraded, Cause{CodeNotGrowing, "the log answers and has not grown for longer than it may"}
-	case p.State == Degraded && p.calm && !p.stalled:
+	case p.State == Degraded && p.mended(now):
 		return Live, Cause{CodeSteady, "errors come at less than half of the rate that counts as degraded, and the log grows if it should"}
 	case p.State == Recovering && !p.reconciles && p.good > 0 && now.mono-p.entered >= s.steady(p.FlapLevel):
 		return Live, Cause{CodeSteady, fmt.Sprintf("it has answered in order for %s", (now.mono - p.entered).Round(time.Second))}
 	}
 	return p.State, Cause{}
+}
+
+// calmFor is how long a component stays degraded at least: after a restart nothing is known of the budget.
+const calmFor = 5 * time.Minute
+
+// mended says whether degraded can end.
+func (p *position) mended(now instant) bool {
+	if p.Reason.Code == CodeNotGrowing {
+		return p.grown && p.calm
+	}
+	return p.calm && !p.stalled && now.mono-p.entered >= calmFor
 }
 
 // move changes the underlying state, to c.To.
@@ -211,7 +223,7 @@ func (p *position) move(s *Settings, c Change, now instant) entry {
 	if c.Hidden = p.Force != nil; c.From == "" {
 		c.From = p.State
 	}
-	p.State, p.Reason, p.entered = c.To, c.Cause, now.mono
+	p.State, p.Reason, p.entered, p.grown = c.To, c.Cause, now.mono, false
 	if !c.Hidden {
 		p.show(c, now)
 	}

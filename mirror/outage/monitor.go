@@ -274,6 +274,7 @@ func (m *Monitor) weighLocked(c *component, now instant) {
 	w.burning, w.calm = c.since.burning(now.mono, &m.settings)
 	// A log is not blamed for what it did not do while it was away.
 	w.stalled = c.GrowsWithin > 0 && now.mono-max(c.grew, c.recovered) >= c.GrowsWithin
+	w.grown = c.grew > c.entered
 	c.position = m.settings.weigh(c.position, w)
 	m.decideLocked(c, now)
 }
