@@ -119,6 +119,7 @@ type stage struct {
 	changes []Change
 	when    []time.Time
 	stop    func() error // of Run
+	close   func()       // of db
 }
 
 func newStage(t *testing.T, disk vfs.FS, cfg Config) *stage {
@@ -132,7 +133,8 @@ func newStage(t *testing.T, disk vfs.FS, cfg Config) *stage {
 		t.Fatal(err)
 	}
 	s.db = db
-	t.Cleanup(func() { db.Close() })
+	s.close = sync.OnceFunc(func() { db.Close() })
+	t.Cleanup(s.close)
 	if s.ledger, err = ledger.Open(db, cfg.Now); err != nil {
 		t.Fatal(err)
 	}
