@@ -76,7 +76,7 @@ func isTLS(err error) bool {
 		invalid    x509.CertificateInvalidError
 	)
 	return errors.As(err, &unverified) || errors.As(err, &record) || errors.As(err, &alert) ||
-		errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid) ||
+		errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid) ||
 		strings.Contains(err.Error(), "tls: ") // most errors of a handshake have no type
 }
 

@@ -191,7 +191,7 @@ func (s *stage) until(component string, state State, most time.Duration) time.Du
 		}
 		select {
 		case <-changed:
-		case <-time.After(began.Add(most).Sub(time.Now())):
+		case <-time.After(time.Until(began.Add(most))):
 			s.t.Fatalf("%s is not %s after %s but %+v", component, state, most, s.m.Status())
 		}
 	}
@@ -217,7 +217,6 @@ type folded struct {
 	counts, under State
 	forced        bool
 	cause         Cause
-	last          string
 }
 
 func fromRows(l *ledger.Ledger) (map[string]folded, error) {

@@ -80,7 +80,7 @@ func newHook(cfg Config) (*hook, error) {
 	}
 	head, _ := h.ledger.Head()
 	if raw == nil {
-		h.cursor = head
+		h.cursor, h.counted = head, head
 		return h, h.save()
 	}
 	if h.cursor, err = strconv.ParseUint(string(raw), 10, 64); err != nil || h.cursor > head {
