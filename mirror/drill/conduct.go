@@ -159,7 +159,7 @@ func (d *drill) prepare(ctx context.Context, faults map[string]fault) error {
 		Outcome: outcomeRunning, Started: now, Until: now.Add(d.request.For), Components: []string{}, Failures: []string{},
 	}
 	t := &d.result.Targets
-	t.Detect, t.FallBack, t.Recover, t.Reconcile = (d.targets.Detect + d.slack).Seconds(), (d.targets.FallBack + d.slack).Seconds(), d.recover().Seconds(), d.targets.Reconcile.Seconds()
+	t.Detect, t.FallBack, t.Recover, t.Reconcile = (d.targets.Detect + d.slack).Seconds(), (d.targets.FallBack + d.slack).Seconds(), d.recoverWithin(0).Seconds(), d.targets.Reconcile.Seconds()
 	d.measures = measures{state: map[string]outage.State{}, left: map[string]time.Duration{}, fell: map[string]time.Duration{}, recovered: map[string]time.Duration{}, causes: map[string]outage.Cause{}, lapses: map[string]int{}}
 	for _, p := range d.parts {
 		d.result.Components = append(d.result.Components, p.name)
@@ -352,22 +352,26 @@ func (d *drill) watch(ctx context.Context) error {
 
 // settle looks on until all is as it was, or patience ends.
 func (d *drill) settle(ctx context.Context) {
-	patience := time.NewTimer(d.patience)
-	defer patience.Stop()
+	began := time.Now()
 	for {
 		changes := d.r.cfg.Monitor.Changes()
-		if d.look(ctx) || d.aborted() != nil && !d.isOver() {
+		if d.look(ctx) || time.Since(began) >= d.waits() || d.aborted() != nil && !d.isOver() {
 			return
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-patience.C:
-			return
 		case <-changes:
 		case <-time.After(lookEvery):
 		}
 	}
+}
+
+// waits is how long settle does.
+func (d *drill) waits() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.patience(d.measures.flapLevel)
 }
 
 // detected says whether all that is disturbed is known to be.
@@ -428,7 +432,7 @@ func (d *drill) look(ctx context.Context) (settled bool) {
 // lookAt notes how a component that is disturbed is. d.mu is held.
 func (d *drill) lookAt(s outage.Status) (settled bool) {
 	m, name := &d.measures, s.Component
-	m.state[name] = s.State
+	m.state[name], m.flapLevel = s.State, max(m.flapLevel, s.FlapLevel)
 	if s.State != outage.Live {
 		m.causes[name] = s.Cause
 	}

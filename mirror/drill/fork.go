@@ -159,9 +159,6 @@ func (s *stage) serve() error {
 	return proof.VerifyInclusion(rfc6962.DefaultHasher, index, c.Size, leaf[:], hashes, c.Root[:])
 }
 
-// evidence is what the mirror has; nil while it is not quarantined.
-func (s *stage) evidence() *storage.Evidence { return s.mirror.Tree().State().Evidence }
-
 // shown is the checkpoint that the mirror would be given now.
 func (s *stage) shown() ([]byte, error) {
 	resp, err := s.client.Get("http://" + forkDomain + "/checkpoint")

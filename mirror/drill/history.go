@@ -203,7 +203,7 @@ func (h *history) lapses(since uint64, parts []part) (map[string]int, error) {
 		if err := row.Decode(&change); err != nil {
 			return err
 		}
-		if change.To == outage.Fallback && slices.ContainsFunc(parts, func(p part) bool { return p.name == change.Component }) {
+		if change.To == outage.Fallback && !change.Forced && slices.ContainsFunc(parts, func(p part) bool { return p.name == change.Component }) {
 			lapses[change.Component]++
 		}
 		return nil

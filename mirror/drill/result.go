@@ -100,6 +100,7 @@ type measures struct {
 	astray                []string // sentences on what was not disturbed and still was not live
 	stuck                 bool     // faults were in force after they had been reverted
 	lapses                map[string]int
+	flapLevel             int // the highest since the faults began
 	fork                  *forkSeen
 }
 
@@ -111,7 +112,25 @@ type expectations struct {
 	slack     time.Duration
 	log       bool // there is a private log that opens in fallback
 	reconcile bool // there is something that reconciles
-	patience  time.Duration
+	steady    time.Duration
+}
+
+// maxSteady is the most that hysteresis takes (mirror/outage).
+const maxSteady = 5 * time.Minute
+
+// recoverWithin is the time within which it must be seen that the faults have ended. Where a
+// component has come and gone, hysteresis has been taught to wait for longer.
+func (e *expectations) recoverWithin(flapLevel int) time.Duration {
+	longer := e.steady
+	for range flapLevel {
+		longer = min(2*longer, max(maxSteady, e.steady))
+	}
+	return e.targets.Recover + longer - e.steady
+}
+
+// patience is how long after the faults all may take to be as before, until nobody waits for it.
+func (e *expectations) patience(flapLevel int) time.Duration {
+	return 2 * (e.recoverWithin(flapLevel) + e.targets.Reconcile)
 }
 
 // needsLog says whether the private log must open: the path that takes entries is away.
@@ -123,6 +142,7 @@ func (e *expectations) needsLog() bool {
 func (m *measures) score(e *expectations) (missed []string) {
 	miss := func(format string, args ...any) { missed = append(missed, fmt.Sprintf(format, args...)) }
 	detect, fallBack := e.targets.Detect+e.slack, e.targets.FallBack+e.slack
+	within, patience := e.recoverWithin(m.flapLevel), e.patience(m.flapLevel)
 	for _, p := range e.parts {
 		left, noticed := m.left[p.name]
 		fell, fallen := m.fell[p.name]
@@ -143,9 +163,9 @@ func (m *measures) score(e *expectations) (missed []string) {
 		switch {
 		case !noticed:
 		case !ok:
-			miss("%s was still %s %s after the faults had ended, and had to be seen back within %s", p.name, m.state[p.name], e.patience, e.recover())
-		case recovered > e.recover():
-			miss("%s was seen back %s after the faults had ended, and had to be within %s", p.name, text(recovered), e.recover())
+			miss("%s was still %s %s after the faults had ended, and had to be seen back within %s", p.name, m.state[p.name], patience, within)
+		case recovered > within:
+			miss("%s was seen back %s after the faults had ended, and had to be within %s", p.name, text(recovered), within)
 		}
 		if n := m.lapses[p.name]; e.scenario.flaps && n > maxFlaps {
 			miss("%s fell back %d times, and %d is the most: hysteresis does not hold it", p.name, n, maxFlaps)
@@ -161,14 +181,14 @@ func (m *measures) score(e *expectations) (missed []string) {
 			miss("the private log opened after %s, and had to within %s", text(*m.opened), fallBack)
 		}
 		if m.open && !m.wasOpen {
-			miss("the private log was still open %s after the faults had ended", e.patience)
+			miss("the private log was still open %s after the faults had ended", patience)
 		}
 	}
 	switch {
 	case len(m.fell) > 0 && e.reconcile && !m.reconciled:
-		miss("it was not reconciled within %s after the faults had ended", e.patience)
+		miss("it was not reconciled within %s after the faults had ended", patience)
 	case len(m.recovered) == len(e.parts) && len(e.parts) > 0 && m.settled == nil:
-		miss("not everything was as before %s after the faults had ended: %s", e.patience, m.states(e))
+		miss("not everything was as before %s after the faults had ended: %s", patience, m.states(e))
 	case m.settled != nil && *m.settled-m.slowest(m.recovered) > e.targets.Reconcile:
 		miss("all was as before %s after upstream was seen back, and had to be within %s", text(*m.settled-m.slowest(m.recovered)), e.targets.Reconcile)
 	}
@@ -191,14 +211,6 @@ func (m *measures) scoreServed() (missed []string) {
 		missed = append(missed, "the faults were still in force after they had been reverted: stop the daemon")
 	}
 	return missed
-}
-
-// recover is the time within which it must be seen that the faults have ended.
-func (e *expectations) recover() time.Duration {
-	if e.scenario.flaps {
-		return e.targets.Recover + e.slack // hysteresis has been taught to wait
-	}
-	return e.targets.Recover
 }
 
 func (e *expectations) writePath() string {
@@ -248,6 +260,7 @@ func (m *measures) fill(res *Result, e *expectations) {
 	if m.fork != nil && m.fork.noticed != nil {
 		res.Detect, res.FallBack = seconds(*m.fork.noticed), seconds(*m.fork.noticed)
 	}
+	res.Targets.Recover = e.recoverWithin(m.flapLevel).Seconds()
 	res.Causes, res.Served, res.Failed, res.Staleness = m.causes, m.served, m.failed, m.stale.Seconds()
 	res.Lapses = 0
 	for _, n := range m.lapses {

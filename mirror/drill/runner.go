@@ -47,8 +47,11 @@ type Config struct {
 	OldCheckpoint func(component string) ([]byte, error)
 	// GrowsWithin says how long a component's log may stand still; 0 is for ever. Nil: no log is watched.
 	GrowsWithin func(component string) time.Duration
-	// OpenScratch makes an empty database that is thrown away by what it returns beside it. Nil: fork
-	// cannot be rehearsed.
+	// Steady is how long a component must answer before it counts as recovering; it is doubled for each
+	// flap (outage.Settings). 0 is 4 s.
+	Steady time.Duration
+	// OpenScratch makes an empty database; what it returns beside it closes it and throws it away. Nil:
+	// fork cannot be rehearsed.
 	OpenScratch func() (*storage.DB, func(), error)
 	// AppendReport appends a report to the private log. It is called again after an error, and may be
 	// called again for a report that was appended, if the daemon stopped in between. Nil: there is none.
@@ -104,6 +107,9 @@ func New(cfg Config) (*Runner, error) {
 	}
 	if cfg.MaxDuration <= 0 {
 		cfg.MaxDuration = DefaultMaxDuration
+	}
+	if cfg.Steady <= 0 {
+		cfg.Steady = 4 * time.Second
 	}
 	cfg.Targets = cfg.Targets.orDefault()
 	if cfg.Now == nil {
@@ -201,7 +207,7 @@ func (r *Runner) admit(q Request) (*drill, error) {
 	}
 	d := &drill{r: r, request: q, began: make(chan error, 1), ended: make(chan struct{})}
 	d.expectations = expectations{
-		scenario: scenario, parts: parts, targets: r.cfg.Targets, log: r.cfg.FallenBack != nil,
+		scenario: scenario, parts: parts, targets: r.cfg.Targets, steady: r.cfg.Steady, log: r.cfg.FallenBack != nil,
 		reconcile: r.cfg.Reconciled != nil && slices.ContainsFunc(parts, func(p part) bool { return p.kind == kindRead || p.kind == kindWrite }),
 	}
 	for _, p := range parts {
@@ -214,7 +220,6 @@ func (r *Runner) admit(q Request) (*drill, error) {
 		}
 		d.slack = max(d.slack, slack)
 	}
-	d.patience = 2*(d.targets.Recover+d.targets.Reconcile) + d.slack
 	if scenario.fork && r.cfg.OpenScratch == nil {
 		return nil, fmt.Errorf("%w: there is no place for a log of the drill", ErrUnfit)
 	}
@@ -247,8 +252,11 @@ func (r *Runner) release() {
 // healthy refuses while anything is out of order, or about to be found so.
 func (r *Runner) healthy(ctx context.Context, parts []part) error {
 	for _, s := range r.cfg.Monitor.Status() {
-		if s.State != outage.Live {
-			return fmt.Errorf("%w: %s is %s (%s); a drill would hide what is wrong, so wait until it is live", ErrOutage, s.Component, s.State, s.Cause.Text)
+		switch {
+		case s.Force != nil:
+			return fmt.Errorf("%w: %s is forced to be %s, whatever it is; release it first", ErrOutage, s.Component, s.State)
+		case s.State != outage.Live:
+			return fmt.Errorf("%w: %s is %s (%s), which a drill would hide; wait until it is live", ErrOutage, s.Component, s.State, s.Cause.Text)
 		}
 	}
 	for _, p := range parts {
