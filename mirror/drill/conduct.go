@@ -21,6 +21,8 @@ const (
 	watchEvery   = time.Second
 )
 
+const stoppedText = "the daemon stopped during the drill"
+
 // drill is one drill under way.
 type drill struct {
 	expectations
@@ -64,7 +66,7 @@ func (r *Runner) conduct(ctx context.Context, d *drill) (err error) {
 		}
 	}()
 	// That the daemon stops ends the faults at once, whatever this goroutine is doing.
-	defer context.AfterFunc(ctx, func() { d.abort(codeStopped, "the daemon stopped during the drill") })()
+	defer context.AfterFunc(ctx, func() { d.abort(codeStopped, stoppedText) })()
 	working, cancel := context.WithCancel(ctx)
 	var hands sync.WaitGroup
 	defer func() { // also of a panic: first the faults end, then nobody is waited for in vain
@@ -91,6 +93,9 @@ func (r *Runner) conduct(ctx context.Context, d *drill) (err error) {
 		return err
 	}
 	d.settle(ctx)
+	if ctx.Err() != nil { // before anything is scored that had no time to happen
+		d.abort(codeStopped, stoppedText)
+	}
 	if err := r.finish(d); err != nil {
 		return err
 	}
@@ -433,16 +438,13 @@ func (d *drill) look(ctx context.Context) (settled bool) {
 func (d *drill) lookAt(s outage.Status) (settled bool) {
 	m, name := &d.measures, s.Component
 	m.state[name], m.flapLevel = s.State, max(m.flapLevel, s.FlapLevel)
-	if s.State != outage.Live {
-		m.causes[name] = s.Cause
-	}
 	if d.endedAt.IsZero() {
 		since := time.Since(d.arming.began)
 		if _, ok := m.left[name]; !ok && s.State != outage.Live {
-			m.left[name] = since
+			m.left[name], m.causes[name] = since, s.Cause
 		}
 		if _, ok := m.fell[name]; !ok && s.State == outage.Fallback {
-			m.fell[name] = since
+			m.fell[name], m.causes[name] = since, s.Cause
 		}
 		return false
 	}

@@ -119,9 +119,12 @@ func (h *house) RoundTrip(r *http.Request) (*http.Response, error) {
 	default:
 		fmt.Fprintln(w, "ok")
 	}
+	if err := r.Context().Err(); err != nil {
+		return nil, err
+	}
 	resp := w.Result()
 	resp.Request = r
-	return resp, r.Context().Err()
+	return resp, nil
 }
 
 // ask is a small client of everything but the log's read path.

@@ -100,7 +100,7 @@ func (r *Runner) appendReports(ctx context.Context) error {
 		var again <-chan time.Time
 		for _, res := range pending[max(0, len(pending)-maxUnlogged):] {
 			place, err := r.appendReport(ctx, jsonReport(res))
-			if ctx.Err() != nil {
+			if err != nil && ctx.Err() != nil {
 				return nil
 			}
 			if err != nil {

@@ -1,0 +1,640 @@
+package drill
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/understudy-log/understudy/mirror/ledger"
+	"github.com/understudy-log/understudy/mirror/outage"
+	"github.com/understudy-log/understudy/storage"
+	"github.com/understudy-log/understudy/test/bubble"
+)
+
+// inHouse runs f in a bubble with a house that is sound.
+func inHouse(t *testing.T, config func(*house), f func(t *testing.T, h *house)) {
+	t.Helper()
+	bubble.Run(t, func(t *testing.T) {
+		h := newHouse(t, sound)
+		if config != nil {
+			config(h)
+		}
+		h.start()
+		defer h.close()
+		f(t, h)
+	})
+}
+
+func wantRefused(t *testing.T, err, want error, code string) {
+	t.Helper()
+	if !errors.Is(err, want) || Code(err) != code {
+		t.Errorf("got %v (%s), want %v (%s)", err, Code(err), want, code)
+	}
+}
+
+// calm demands that no fault is in force: requests of the daemon reach upstream.
+func (h *house) calm() {
+	h.t.Helper()
+	if h.faults.inForce() != nil || h.faults.armed.Load() != nil {
+		h.t.Error("faults are in force")
+	}
+	if d := h.faults.Clock("tuf"); d != 0 {
+		h.t.Errorf("the TUF client's clock is %s ahead", d)
+	}
+}
+
+func TestGuardRails(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		for _, c := range []struct {
+			change func(*Request)
+			err    error
+			code   string
+		}{
+			{func(q *Request) { q.Scenario = "no-such" }, ErrUnknown, "UNKNOWN"},
+			{func(q *Request) { q.Component = "other" }, ErrUnknown, "UNKNOWN"},
+			{func(q *Request) { q.Component = "rekor/rea" }, ErrUnknown, "UNKNOWN"},
+			{func(q *Request) { q.Scenario, q.Component = "write-only", "rekor/read" }, ErrUnknown, "UNKNOWN"},
+			{func(q *Request) { q.Scenario, q.Component = "fork", "rekor" }, ErrUnknown, "UNKNOWN"},
+			{func(q *Request) { q.Ticket = " " }, ErrNoTicket, "NO_TICKET"},
+			{func(q *Request) { q.By = "" }, ErrNoTicket, "NO_TICKET"},
+			{func(q *Request) { q.For = DefaultMaxDuration + 1 }, ErrLength, "DRILL_LENGTH"},
+			{func(q *Request) { q.For = 0 }, ErrLength, "DRILL_LENGTH"},
+			{func(q *Request) { q.For = -time.Minute }, ErrLength, "DRILL_LENGTH"},
+			{func(q *Request) { q.For = 14 * time.Second }, ErrLength, "DRILL_LENGTH"},
+			{func(q *Request) { q.Scenario, q.For = "stale-checkpoint", 34*time.Second }, ErrLength, "DRILL_LENGTH"},
+		} {
+			q := request("refuse")
+			c.change(&q)
+			_, err := h.runner.Start(t.Context(), q)
+			wantRefused(t, err, c.err, c.code)
+		}
+		if rows, _ := h.ledger.Head(); rows != 0 {
+			t.Errorf("%d rows of what was refused", rows)
+		}
+		wantRefused(t, h.runner.Abort("", "ann"), ErrUnknown, "UNKNOWN")
+		_, _, err := h.runner.Report("")
+		wantRefused(t, err, ErrUnknown, "UNKNOWN")
+
+		// One at a time, until all is as before.
+		q := request("refuse")
+		q.Component, q.For = "rekor/read", 15*time.Second
+		id := must[string](t)(h.runner.Start(t.Context(), q))
+		for range 16 {
+			_, err := h.runner.Start(t.Context(), request("cdn-gone"))
+			wantRefused(t, err, ErrBusy, "DRILL_RUNNING")
+			time.Sleep(time.Second)
+		}
+		if a := h.runner.Active(); a == nil || !a.Settling || a.ID != id || a.Outcome != outcomeRunning || a.Served == 0 {
+			t.Errorf("active: %+v", a)
+		}
+		if h.runner.Affects("rekor/read") != id || h.runner.Affects("rekor/write") != "" {
+			t.Error("it affects other components than it should")
+		}
+		if res := h.wait(id); res.Outcome != outcomePassed || !slices.Equal(res.Components, []string{"rekor/read"}) {
+			t.Errorf("got %+v", res)
+		}
+		if h.runner.Affects("rekor/read") != "" {
+			t.Error("it affects a component after its end")
+		}
+		if got, want := h.events(id), []string{"started", "detected", "reverted", "done", "logged"}; !slices.Equal(got, want) {
+			t.Errorf("events %v, want %v", got, want)
+		}
+		// The changes of state say whose they are.
+		n := 0
+		err = h.ledger.Rows(1, func(r ledger.Row) error {
+			var c outage.Change
+			if r.Kind != "state" {
+				return nil
+			}
+			n++
+			if err := r.Decode(&c); err != nil || c.Drill != id || c.Component != "rekor/read" {
+				t.Errorf("row %s of no drill: %v", r.Raw(), err)
+			}
+			return nil
+		})
+		if err != nil || n != 3 {
+			t.Errorf("%d changes of state, %v", n, err)
+		}
+	})
+}
+
+// TestAtOnce starts many at the same instant.
+func TestAtOnce(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		errs := make([]error, 20)
+		var wg sync.WaitGroup
+		for i := range errs {
+			wg.Go(func() { _, errs[i] = h.runner.Start(t.Context(), request("refuse")) })
+		}
+		wg.Wait()
+		started := 0
+		for _, err := range errs {
+			if err == nil {
+				started++
+			} else {
+				wantRefused(t, err, ErrBusy, "DRILL_RUNNING")
+			}
+		}
+		if started != 1 {
+			t.Errorf("%d of %d began", started, len(errs))
+		}
+		h.wait("drill-1")
+		if n := len(h.runner.History(0)); n != 1 {
+			t.Errorf("%d results", n)
+		}
+	})
+}
+
+func TestOutageBefore(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		// It has just begun: nobody but the control knows.
+		h.down.Store("rekor/write", true)
+		_, err := h.runner.Start(t.Context(), request("write-only"))
+		wantRefused(t, err, ErrOutage, "REAL_OUTAGE")
+		h.down.Clear()
+		time.Sleep(time.Minute)
+		h.down.Store("fulcio", true)
+		time.Sleep(time.Minute)
+		_, err = h.runner.Start(t.Context(), request("write-only"))
+		wantRefused(t, err, ErrOutage, "REAL_OUTAGE")
+		h.down.Clear()
+		time.Sleep(6 * time.Second) // recovering
+		_, err = h.runner.Start(t.Context(), request("write-only"))
+		wantRefused(t, err, ErrOutage, "REAL_OUTAGE")
+		time.Sleep(time.Minute)
+		err = h.monitor.Force(outage.Force{Component: "tuf", State: outage.Live, Until: time.Now().Add(time.Hour), Ticket: "OPS-2", By: "bob"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = h.runner.Start(t.Context(), request("write-only"))
+		wantRefused(t, err, ErrOutage, "REAL_OUTAGE")
+		if err := h.monitor.Release("tuf", "OPS-2", "bob"); err != nil {
+			t.Fatal(err)
+		}
+		if res := h.drill(request("write-only")); res.Outcome != outcomePassed {
+			t.Errorf("got %+v", res)
+		}
+	})
+}
+
+func TestOutageDuring(t *testing.T) {
+	for name, c := range map[string]struct {
+		scenario, down string
+		within         time.Duration
+	}{
+		"what is drilled":         {"refuse", "rekor/write", 11 * time.Second},
+		"another component":       {"read-only", "rekor/write", 4 * time.Second},
+		"another upstream":        {"read-only", "fulcio", 4 * time.Second},
+		"while a fork is drilled": {"fork", "rekor/read", 4 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inHouse(t, nil, func(t *testing.T, h *house) {
+				q := request(c.scenario)
+				q.For = 10 * time.Minute
+				id := must[string](t)(h.runner.Start(t.Context(), q))
+				time.Sleep(20 * time.Second)
+				h.down.Store(c.down, true)
+				time.Sleep(c.within)
+				synctest.Wait()
+				h.calm()
+				time.Sleep(5 * time.Second)
+				h.down.Clear()
+				res := h.wait(id)
+				if res.Outcome != outcomeAborted || res.Cause == nil || res.Cause.Code != "REAL_OUTAGE" || !strings.Contains(res.Cause.Text, c.down) || len(res.Failures) != 0 {
+					t.Errorf("got %+v, %+v", res, res.Cause)
+				}
+				if got := h.events(id); !slices.Contains(got, "aborted") || slices.Contains(got, "done") {
+					t.Errorf("events %v", got)
+				}
+			})
+		})
+	}
+}
+
+// TestOneBadAnswer of the control is no outage.
+func TestOneBadAnswer(t *testing.T) {
+	asked := 0
+	inHouse(t, func(h *house) {
+		h.config = func(c *Config) {
+			control := c.Control
+			c.Control = func(ctx context.Context, component string) error {
+				if asked++; asked%2 == 0 {
+					return errors.New("a bad moment")
+				}
+				return control(ctx, component)
+			}
+		}
+	}, func(t *testing.T, h *house) {
+		q := request("write-only")
+		if res := h.drill(q); res.Outcome != outcomePassed || asked < 10 {
+			t.Errorf("got %+v", res)
+		}
+	})
+}
+
+// TestLeak: faults that reach a component which they should not are a failure, and end.
+func TestLeak(t *testing.T) {
+	for _, leak := range []string{"rekor/write", "fulcio"} {
+		t.Run(leak, func(t *testing.T) {
+			inHouse(t, func(h *house) { h.leaks.Store(leak, "rekor/read") }, func(t *testing.T, h *house) {
+				id := must[string](t)(h.runner.Start(t.Context(), request("read-only")))
+				time.Sleep(10 * time.Second)
+				h.calm()
+				res := h.wait(id)
+				if res.Outcome != outcomeFailed || !slices.ContainsFunc(res.Failures, func(f string) bool { return strings.Contains(f, leak+" was not disturbed") }) {
+					t.Errorf("got %+v", res)
+				}
+			})
+		})
+	}
+}
+
+func TestQuarantineDuring(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		id := must[string](t)(h.runner.Start(t.Context(), request("refuse")))
+		time.Sleep(10 * time.Second)
+		if err := h.monitor.Quarantine("rekor/read", outage.Cause{Code: outage.CodeFork, Text: "two roots"}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		time.Sleep(time.Second)
+		h.calm()
+		if res := h.wait(id); res.Outcome != outcomeAborted || res.Cause.Code != "REAL_OUTAGE" {
+			t.Errorf("got %+v", res)
+		}
+	})
+}
+
+func TestAbort(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		id := must[string](t)(h.runner.Start(t.Context(), request("hang")))
+		time.Sleep(10 * time.Second)
+		wantRefused(t, h.runner.Abort("drill-7", "bob"), ErrUnknown, "UNKNOWN")
+		if err := h.runner.Abort(id, "bob"); err != nil {
+			t.Fatal(err)
+		}
+		h.calm()
+		time.Sleep(time.Second)
+		if h.runner.Affects("rekor/read") != id {
+			t.Error("what the component does on its way back is laid to nobody")
+		}
+		res := h.wait(id)
+		if res.Outcome != outcomeAborted || res.Cause.Code != "ABORTED" || !strings.Contains(res.Cause.Text, "bob") || len(res.Failures) != 0 {
+			t.Errorf("got %+v", res)
+		}
+		if s := h.monitor.Overall(); s != outage.Live {
+			t.Errorf("its place was free while the state was %s", s)
+		}
+		wantRefused(t, h.runner.Abort(id, "bob"), ErrUnknown, "UNKNOWN")
+	})
+}
+
+// TestStop ends the daemon in every phase of a drill, and starts it again.
+func TestStop(t *testing.T) {
+	for _, after := range []time.Duration{0, time.Millisecond, 10 * time.Second, 61 * time.Second} {
+		t.Run(after.String(), func(t *testing.T) {
+			bubble.Run(t, func(t *testing.T) {
+				h := newHouse(t, sound).start()
+				id := must[string](t)(h.runner.Start(t.Context(), request("refuse")))
+				time.Sleep(after)
+				h.close()
+				h.calm()
+				_, err := h.runner.Start(t.Context(), request("refuse"))
+				wantRefused(t, err, ErrStopped, "STOPPED")
+				h.start()
+				defer h.close()
+				res := h.wait(id)
+				if res.Outcome != outcomeAborted || res.Cause.Code != "STOPPED" || len(h.reports) != 1 {
+					t.Errorf("got %+v, %+v; %d reports", res, res.Cause, len(h.reports))
+				}
+			})
+		})
+	}
+}
+
+// TestCrash takes the power away in every phase.
+func TestCrash(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		h := newHouse(t, sound)
+		h.disk = vfs.NewCrashableMem()
+		h.start()
+		id := must[string](t)(h.runner.Start(t.Context(), request("refuse")))
+		crash := func() *vfs.MemFS {
+			return h.disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 0, RNG: rand.New(rand.NewPCG(1, 1))})
+		}
+		var disks []*vfs.MemFS
+		for _, wait := range []time.Duration{0, 10 * time.Second, 51 * time.Second} {
+			time.Sleep(wait)
+			disks = append(disks, crash())
+		}
+		h.wait(id)
+		disks = append(disks, crash())
+		h.close()
+		for i, disk := range disks {
+			again := newHouse(t, sound)
+			again.disk, again.log = disk, h.log
+			again.start()
+			again.calm()
+			res := again.wait(id)
+			switch last := i == len(disks)-1; {
+			case last && res.Outcome != outcomePassed:
+				t.Errorf("after the end: %+v", res)
+			case !last && (res.Outcome != outcomeAborted || res.Cause.Code != "RESTARTED"):
+				t.Errorf("crash %d: %+v", i, res)
+			case !last && again.events(id)[len(again.events(id))-2] != "aborted":
+				t.Errorf("crash %d: events %v", i, again.events(id))
+			}
+			time.Sleep(time.Minute)
+			if next := again.drill(request("write-only")); next.ID != "drill-2" || next.Outcome != outcomePassed {
+				t.Errorf("crash %d: then %+v", i, next)
+			}
+			again.close()
+		}
+	})
+}
+
+func TestClockJumps(t *testing.T) {
+	for _, jump := range []time.Duration{time.Hour, -time.Hour, -24 * 365 * time.Hour} {
+		t.Run(jump.String(), func(t *testing.T) {
+			inHouse(t, nil, func(t *testing.T, h *house) {
+				began := time.Now()
+				id := must[string](t)(h.runner.Start(t.Context(), request("refuse")))
+				time.Sleep(30 * time.Second)
+				h.skew.Store(int64(jump))
+				time.Sleep(2 * time.Second)
+				if jump > 0 {
+					h.calm()
+					if res := h.wait(id); res.Outcome != outcomeAborted || res.Cause.Code != "CLOCK_JUMPED" {
+						t.Errorf("got %+v", res)
+					}
+					return
+				}
+				if h.faults.inForce() == nil {
+					t.Error("it ended when the clock was set back")
+				}
+				time.Sleep(time.Minute - time.Since(began))
+				synctest.Wait()
+				h.calm()
+				h.wait(id)
+			})
+		})
+	}
+}
+
+// TestPanics in each of the functions that a drill asks.
+func TestPanics(t *testing.T) {
+	for name, c := range map[string]struct {
+		scenario string
+		config   func(c *Config, boom func())
+		code     string // of the result; "": Start fails
+		passes   bool
+	}{
+		"serve": {"refuse", func(c *Config, boom func()) {
+			c.Serve = func(context.Context) (time.Duration, error) { boom(); return 0, nil }
+		}, codePanic, false},
+		"fallen back": {"refuse", func(c *Config, boom func()) { c.FallenBack = func() bool { boom(); return false } }, codePanic, false},
+		"reconciled":  {"refuse", func(c *Config, _ func()) { c.Reconciled = func(time.Time) bool { panic("boom") } }, codePanic, false},
+		"control": {"refuse", func(c *Config, boom func()) {
+			c.Control = func(context.Context, string) error { boom(); return nil }
+		}, codeOutage, false},
+		"old checkpoint": {"rollback", func(c *Config, _ func()) {
+			c.OldCheckpoint = func(string) ([]byte, error) { panic("boom") }
+		}, "", false},
+		"scratch": {"fork", func(c *Config, _ func()) {
+			c.OpenScratch = func() (*storage.DB, func(), error) { panic("boom") }
+		}, "", false},
+		"append report": {"refuse", func(c *Config, _ func()) {
+			c.AppendReport = func(context.Context, []byte) (Place, error) { panic("boom") }
+		}, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var began time.Time
+			inHouse(t, func(h *house) {
+				began = time.Now()
+				h.config = func(cfg *Config) {
+					c.config(cfg, func() {
+						if time.Since(began) > 20*time.Second {
+							panic("boom")
+						}
+					})
+				}
+			}, func(t *testing.T, h *house) {
+				id, err := h.runner.Start(t.Context(), request(c.scenario))
+				if c.code == "" && !c.passes {
+					wantRefused(t, err, ErrUnfit, "NOT_POSSIBLE")
+					if n := len(h.runner.History(0)); n != 0 || h.runner.Active() != nil {
+						t.Errorf("%d results", n)
+					}
+					h.calm()
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(62 * time.Second)
+				h.calm()
+				res := h.wait(id)
+				switch {
+				case c.passes && res.Outcome != outcomePassed:
+					t.Errorf("got %+v", res)
+				case !c.passes && (res.Outcome != outcomeAborted || res.Cause.Code != c.code):
+					t.Errorf("got %+v, %+v", res, res.Cause)
+				}
+			})
+		})
+	}
+}
+
+// TestStuck: a function that does not return holds up the result, and not the end of the faults.
+func TestStuck(t *testing.T) {
+	release := make(chan struct{})
+	bubble.Run(t, func(t *testing.T) {
+		release = make(chan struct{})
+		h := newHouse(t, sound)
+		began := time.Now()
+		h.config = func(c *Config) {
+			c.FallenBack = func() bool {
+				if time.Since(began) > 20*time.Second {
+					<-release
+				}
+				return false
+			}
+		}
+		h.start()
+		id := must[string](t)(h.runner.Start(t.Context(), request("refuse")))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		h.calm()
+		if a := h.runner.Active(); a == nil || a.ID != id || !a.Settling {
+			t.Errorf("active: %+v", a)
+		}
+		close(release)
+		if res := h.wait(id); res.Outcome != outcomeFailed {
+			t.Errorf("got %+v", res)
+		}
+		h.close()
+	})
+	// Nor do they outlive the daemon.
+	bubble.Run(t, func(t *testing.T) {
+		release = make(chan struct{})
+		h := newHouse(t, sound)
+		began := time.Now()
+		h.config = func(c *Config) {
+			c.Serve = func(context.Context) (time.Duration, error) {
+				if time.Since(began) > 20*time.Second {
+					<-release
+				}
+				return 0, nil
+			}
+		}
+		h.start()
+		must[string](t)(h.runner.Start(t.Context(), request("refuse")))
+		time.Sleep(30 * time.Second)
+		time.AfterFunc(time.Second, func() { h.calm(); close(release) })
+		h.close()
+		h.calm()
+	})
+}
+
+// TestReports: once each, again after a failure, across restarts; and what they say.
+func TestReports(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		h := newHouse(t, sound)
+		closed := true
+		h.config = func(c *Config) {
+			appendReport := c.AppendReport
+			c.AppendReport = func(ctx context.Context, report []byte) (Place, error) {
+				if closed {
+					return Place{}, errors.New("the private log is closed")
+				}
+				return appendReport(ctx, report)
+			}
+		}
+		h.start()
+		q := request("refuse")
+		q.Ticket, q.Component = "OPS-1 | <b>`x`\n# no", "rekor/read"
+		first := h.drill(q)
+		if first.Outcome != outcomePassed || first.Place != nil {
+			t.Errorf("got %+v", first)
+		}
+		second := h.drill(request("cdn-gone"))
+		h.close()
+		closed = false
+		h.start()
+		third := h.drill(request("write-only"))
+		h.close()
+		h.start()
+		defer h.close()
+		if len(h.reports) != 3 {
+			t.Fatalf("%d reports were appended", len(h.reports))
+		}
+		for i, id := range []string{first.ID, second.ID, third.ID} {
+			md, raw, err := h.runner.Report(id)
+			if err != nil || !bytes.Equal(raw, h.reports[i]) {
+				t.Errorf("report %s is not what was appended: %v\n%s\n%s", id, err, raw, h.reports[i])
+			}
+			var res Result
+			if err := json.Unmarshal(raw, &res); err != nil || res.ID != id || res.Place != nil || *res.Detect <= 0 || res.Served < 100 {
+				t.Errorf("report %s: %v\n%s", id, err, raw)
+			}
+			if !strings.Contains(string(md), fmt.Sprintf("| report logged | index %d of private.example |", i)) {
+				t.Errorf("report %s does not say where it is logged:\n%s", id, md)
+			}
+			if got, want := h.events(id), []string{"started", "detected", "reverted", "done", "logged"}; !slices.Equal(got, want) {
+				t.Errorf("events %v, want %v", got, want)
+			}
+		}
+		md, _, _ := h.runner.Report(first.ID)
+		if want := `| ticket | OPS-1 \| &lt;b>'x' # no |`; !strings.Contains(string(md), want) {
+			t.Errorf("no %s in\n%s", want, md)
+		}
+		if h := h.runner.History(2); len(h) != 2 || h[0].ID != third.ID || h[1].ID != second.ID {
+			t.Errorf("history %+v", h)
+		}
+	})
+}
+
+// TestFlapLevel: one drill after another teaches hysteresis to wait, which is no failure.
+func TestFlapLevel(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		for i := range 5 {
+			if res := h.drill(request("refuse")); res.Outcome != outcomePassed {
+				t.Errorf("drill %d: %+v", i, res)
+			}
+		}
+	})
+}
+
+// TestSpareHouse: without what is optional, what needs it is refused, and the rest works.
+func TestSpareHouse(t *testing.T) {
+	inHouse(t, func(h *house) {
+		h.config = func(c *Config) {
+			c.FallenBack, c.Reconciled, c.OldCheckpoint, c.GrowsWithin, c.OpenScratch, c.AppendReport = nil, nil, nil, nil, nil, nil
+		}
+	}, func(t *testing.T, h *house) {
+		for _, scenario := range []string{"stale-checkpoint", "rollback", "fork"} {
+			_, err := h.runner.Start(t.Context(), request(scenario))
+			wantRefused(t, err, ErrUnfit, "NOT_POSSIBLE")
+		}
+		if res := h.drill(request("refuse")); res.Outcome != outcomePassed || res.FallBack == nil {
+			t.Errorf("got %+v", res)
+		}
+	})
+	if _, err := New(Config{}); err == nil {
+		t.Error("a runner that can see nothing")
+	}
+}
+
+// TestService drills what is no log.
+func TestService(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		q := request("hang")
+		q.Component = "fulcio"
+		if res := h.drill(q); res.Outcome != outcomePassed || !slices.Equal(res.Components, []string{"fulcio"}) || res.Lapses != 1 {
+			t.Errorf("got %+v", res)
+		}
+	})
+}
+
+// TestNothingForged: a client behind the switchboard never gets a checkpoint that the log did not sign.
+func TestNothingForged(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		client := &http.Client{Transport: h.faults.Transport(componentOf, h)}
+		for _, s := range Scenarios() {
+			if s.fork {
+				continue
+			}
+			id := must[string](t)(h.runner.Start(t.Context(), request(s.Name)))
+			for range 20 {
+				time.Sleep(time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				r, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://rekor.example/checkpoint", nil)
+				if resp, err := client.Do(r); err == nil {
+					if _, raw, err := whole(resp, nil); err == nil && resp.StatusCode == http.StatusOK {
+						head, ok := headOf(raw)
+						if !ok || !bytes.Equal(raw, h.log.Checkpoint(head.size)) {
+							t.Errorf("%s: a checkpoint that was never signed: %q", s.Name, raw)
+						}
+					}
+				}
+				cancel()
+			}
+			h.wait(id)
+			time.Sleep(15 * time.Minute)
+		}
+	})
+}
