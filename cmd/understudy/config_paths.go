@@ -14,7 +14,7 @@ func (c *Config) paths() []*string {
 		paths = append(paths, &c.TUF.Root)
 	}
 	if t := c.Trust; t != nil {
-		paths = append(paths, &t.Repository, &t.SnapshotKey, &t.TimestampKey, &t.PassphraseFile)
+		paths = append(paths, &t.Repository, &t.SnapshotKey, &t.TimestampKey, &t.SigningKey, &t.PassphraseFile)
 	}
 	if w := c.Witness; w != nil {
 		paths = append(paths, &w.LogList)

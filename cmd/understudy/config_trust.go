@@ -23,7 +23,9 @@ type TrustConfig struct {
 	// of a key management service.
 	SnapshotKey  string `yaml:"snapshot_key"`
 	TimestampKey string `yaml:"timestamp_key"`
-	// PassphraseFile has the passphrase of both.
+	// SigningKey signs which of the approved SigningConfigs clients get; empty: that cannot be switched.
+	SigningKey string `yaml:"signing_key"`
+	// PassphraseFile has the passphrase of all of them.
 	PassphraseFile string `yaml:"passphrase_file"`
 	// TimestampLifetime is how long a timestamp is good; it is signed anew after a seventh of that.
 	TimestampLifetime Duration `yaml:"timestamp_lifetime"`
@@ -58,7 +60,7 @@ func (c *Config) completeTrust() error {
 			return c.mistake(fmt.Sprintf("a TUF repository of our own without %q, %s", part.key, part.what), "trust")
 		}
 	}
-	if t.PassphraseFile == "" && !(isKMS(t.SnapshotKey) && isKMS(t.TimestampKey)) {
+	if t.PassphraseFile == "" && !(isKMS(t.SnapshotKey) && isKMS(t.TimestampKey) && (t.SigningKey == "" || isKMS(t.SigningKey))) {
 		return c.mistake("the keys are encrypted: \"passphrase_file\" is the file with their passphrase", "trust")
 	}
 	return nil

@@ -40,16 +40,20 @@ func (d *daemon) openTrust(ctx context.Context) (err error) {
 	if t == nil {
 		return nil
 	}
-	if d.own, err = publish.New(ctx, publish.Config{
+	p := passphrases{t.PassphraseFile}
+	cfg := publish.Config{
 		DB: d.db, Dir: t.Repository, Lifetime: time.Duration(t.TimestampLifetime), Logger: d.logger, Metrics: d.tufMetrics,
 		Signers: func(ctx context.Context) (snapshot, timestamp signature.Signer, err error) {
-			p := passphrases{t.PassphraseFile}
 			if snapshot, err = openSigner(ctx, t.SnapshotKey, p); err == nil {
 				timestamp, err = openSigner(ctx, t.TimestampKey, p)
 			}
 			return snapshot, timestamp, err
 		},
-	}); err != nil {
+	}
+	if t.SigningKey != "" {
+		cfg.Signing = func(ctx context.Context) (signature.Signer, error) { return openSigner(ctx, t.SigningKey, p) }
+	}
+	if d.own, err = publish.New(ctx, cfg); err != nil {
 		return d.config.mistake(err.Error(), "trust", "repository")
 	}
 	flag := func(name, help string, is func() bool) {

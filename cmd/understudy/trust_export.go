@@ -46,13 +46,14 @@ func newTrustExportCommand() *cobra.Command {
   trusted_root.json       what verifiers trust: Sigstore's entries as they stand, and yours
                           (--add-trusted-root: a TrustedRoot that lists, say, a log of your own)
   signing_config.json     where signers log and get times
+  signing_config.fallback.json     the same for an outage of the public log: in yours alone
   policy-controller.yaml  TrustRoot for sigstore/policy-controller
   trusted_root.ecdsa.json trusted_root.json without Rekor v2 logs, which policy-controller refuses
   root.json, kyverno.yaml, cosign.env     if there is a TUF repository: where its clients begin, a
                           policy for Kyverno to complete, an environment for cosign to source
   history/                every version of both that was ever seen
 
-"understudy trust sign --material DIR" then signs the first two and the history for clients
+"understudy trust sign --material DIR" then signs the first three and the history for clients
 of your own TUF repository. Files that are there are overwritten; exported.txt lists what
 was written, and the next export removes those of it that it does not write.
 
@@ -60,8 +61,9 @@ With "log" in the configuration trusted_root.json has your own log, always: veri
 know it before it is needed.
 
 --logs says where signers log: public (as Sigstore says), always (in a public log and in
-yours), fallback (in yours alone, for an outage). The last two take your log out of the
-configuration, or out of --own-signing-config, a SigningConfig that lists it. Clients use
+yours), fallback (in yours alone, for an outage). Your log is taken out of the configuration,
+or out of --own-signing-config, a SigningConfig that lists it. With public and always the
+SigningConfig for an outage is written beside, for a daemon that switches by itself. Clients use
 the highest API version that is listed: --api-version 1 has signers use your v1 log though
 there is a v2 one. Time-stamping authorities are carried over. Without one in force API version 1 is listed
 where it can be, because a log of version 2 gives no time, and short-lived certificates
@@ -107,10 +109,11 @@ var kubernetesName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$`
 
 // exported is what is written.
 type exported struct {
-	root    []byte
-	signing map[string][]byte // SigningConfigs by the name of their target
-	keys    map[string][]byte // files of keys that older clients ask for, by name
-	history map[string][]byte // by the name of the target
+	root     []byte
+	signing  map[string][]byte // SigningConfigs by the name of their target
+	fallback []byte            // SigningConfig for an outage; nil: none is written
+	keys     map[string][]byte // files of keys that older clients ask for, by name
+	history  map[string][]byte // by the name of the target
 
 	tufRoot   []byte // nil if there is no TUF repository
 	own       bool   // it is our own
@@ -228,6 +231,9 @@ func tellAge(notes io.Writer, checked, at *timestamppb.Timestamp) {
 
 // signers makes the SigningConfigs those that are wanted.
 func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Writer) error {
+	if err := o.fallback(e, logs, notes); err != nil {
+		return err
+	}
 	ours, err := o.ownSigningConfig(logs)
 	if err != nil {
 		return err
@@ -255,12 +261,8 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 			fmt.Fprintf(notes, "note: %s: %s\n", exportedAs(name), note)
 		}
 		e.signing[name] = config
-		unknown, err := trust.UnknownLogs(config, e.root, time.Now(), o.own...)
-		if err != nil {
+		if err := o.tellUnknown(exportedAs(name), config, e.root, notes); err != nil {
 			return err
-		}
-		for _, log := range unknown {
-			fmt.Fprintf(notes, "note: %s: signers log in %s, which trusted_root.json does not know: what they sign there cannot be verified with it\n", exportedAs(name), log)
 		}
 	}
 	if failed != nil && len(e.signing) == 0 {
@@ -269,6 +271,37 @@ func (o *exportOptions) signers(e *exported, logs trust.SigningLogs, notes io.Wr
 		fmt.Fprintf(notes, "note: not written: %v\n", failed)
 	}
 	return nil
+}
+
+// fallback makes the SigningConfig for an outage, beside one for good days. That it cannot be made is told.
+func (o *exportOptions) fallback(e *exported, logs trust.SigningLogs, notes io.Writer) error {
+	base := e.signing[trust.SigningTarget]
+	if logs == trust.SigningFallback || base == nil || o.ownSigning == "" && len(o.own) == 0 {
+		return nil
+	}
+	ours, err := o.ownSigningConfig(trust.SigningFallback)
+	if err != nil {
+		return err
+	}
+	config, said, err := trust.CombineSigning(base, ours, trust.SigningFallback, time.Now())
+	if err != nil {
+		fmt.Fprintf(notes, "note: not written: %s: %v\n", fallbackFile, err)
+		return nil
+	}
+	for _, note := range said {
+		fmt.Fprintf(notes, "note: %s: %s\n", fallbackFile, note)
+	}
+	e.fallback = config
+	return o.tellUnknown(fallbackFile, config, e.root, notes)
+}
+
+// tellUnknown tells of logs in a SigningConfig that a trusted root does not know.
+func (o *exportOptions) tellUnknown(file string, config, root []byte, notes io.Writer) error {
+	unknown, err := trust.UnknownLogs(config, root, time.Now(), o.own...)
+	for _, log := range unknown {
+		fmt.Fprintf(notes, "note: %s: signers log in %s, which trusted_root.json does not know: what they sign there cannot be verified with it\n", file, log)
+	}
+	return err
 }
 
 // isKeyFile says whether a target is a key or certificate, as Sigstore had them before there was a
@@ -288,11 +321,16 @@ func historyName(name string, seen time.Time) string {
 // signingFile is the file with the SigningConfig; its target has a version in its name.
 const signingFile = "signing_config.json"
 
+// fallbackFile is the file with the SigningConfig for an outage.
+const fallbackFile = "signing_config.fallback.json"
+
 // targetOf returns the target that a file of an export is for; ok is false if it is for none.
 func targetOf(file string) (target string, ok bool) {
 	switch {
 	case file == signingFile:
 		return trust.SigningTarget, true
+	case file == fallbackFile:
+		return publish.FallbackTarget, true
 	case file == trust.RootTarget, file == trust.ECDSATarget, trust.IsSigningConfig(file), isKeyFile(file), strings.HasPrefix(file, historyPrefix):
 		return file, true
 	}
@@ -364,6 +402,9 @@ func (e *exported) write(dir string) error {
 	files := map[string][]byte{trust.RootTarget: e.root}
 	for target, data := range e.signing {
 		files[exportedAs(target)] = data
+	}
+	if e.fallback != nil {
+		files[fallbackFile] = e.fallback
 	}
 	for _, more := range []map[string][]byte{e.keys, e.history} {
 		maps.Copy(files, more)

@@ -36,10 +36,8 @@ func ownLogs(ctx context.Context, operator string, generations ...ownGeneration)
 // checkLogs says whether what --logs asks for is at hand.
 func (o *exportOptions) checkLogs(logs trust.SigningLogs) error {
 	switch {
-	case logs == trust.SigningPublic && o.ownSigning != "":
-		return errors.New("--own-signing-config is for --logs always and --logs fallback: --logs public lists no log of yours")
-	case o.apiVersion != 0 && (logs == trust.SigningPublic || o.ownSigning != ""):
-		return errors.New("--api-version chooses among the logs of the configuration that signers use: it needs --logs always or --logs fallback, and no --own-signing-config")
+	case o.apiVersion != 0 && (o.ownSigning != "" || len(o.own) == 0):
+		return errors.New("--api-version chooses among the logs of the configuration that signers use: it needs \"log\" there, and no --own-signing-config")
 	case logs != trust.SigningPublic && o.ownSigning == "" && len(o.own) == 0:
 		return errors.New("--logs always and --logs fallback need a log of yours: \"log\" in the configuration, or --own-signing-config")
 	}

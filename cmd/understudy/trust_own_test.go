@@ -77,40 +77,46 @@ func TestTrustExportOwn(t *testing.T) {
 		options exportOptions
 		logs    int    // in the trusted root
 		signers string // where signers log; empty: no SigningConfig
-		says    []string
-		not     string
-		err     string
+		// fallback is where they log in an outage; empty: no SigningConfig for that
+		fallback string
+		says     []string
+		not      string
+		err      string
 	}{
-		"public": {options: base, logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example",
+		"public": {options: base, logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example", fallback: "http://127.0.0.1:3000 https://rekor2026-1.us.example",
 			says: []string{`our log "rekor.us.example - 7" (API version 1) is trusted from ` + start.UTC().Format(time.RFC3339), `our log "rekor2026-1.us.example" (API version 2) is trusted from `}},
 		"fallback": {options: with(func(o *exportOptions) { o.logs = "fallback" }), logs: 3, signers: "http://127.0.0.1:3000 https://rekor2026-1.us.example",
 			says: []string{"is trusted from"}, not: "does not know"},
 		"fallback without times": {options: with(func(o *exportOptions) { o.logs, o.signingConfig = "fallback", c.file("untimed.json") }), logs: 3, signers: "http://127.0.0.1:3000",
 			says: []string{"only our log of API version 1 is listed"}},
-		"always": {options: with(func(o *exportOptions) { o.logs = "always" }), logs: 3, signers: "https://log2025-1.rekor.example https://rekor2026-1.us.example",
+		"always": {options: with(func(o *exportOptions) { o.logs = "always" }), logs: 3, signers: "https://log2025-1.rekor.example https://rekor2026-1.us.example", fallback: "http://127.0.0.1:3000 https://rekor2026-1.us.example",
 			says: []string{"only logs of API version 2"}},
-		"always without times": {options: with(func(o *exportOptions) { o.logs, o.signingConfig = "always", c.file("untimed.json") }), logs: 3, signers: "https://rekor.example http://127.0.0.1:3000",
+		"always without times": {options: with(func(o *exportOptions) { o.logs, o.signingConfig = "always", c.file("untimed.json") }), logs: 3, signers: "https://rekor.example http://127.0.0.1:3000", fallback: "http://127.0.0.1:3000",
 			says: []string{"those of version 2 give no time"}},
 		"fallback of version 1": {options: with(func(o *exportOptions) { o.logs, o.apiVersion = "fallback", 1 }), logs: 3, signers: "http://127.0.0.1:3000",
 			says: []string{`our log "rekor2026-1.us.example" (API version 2) is trusted from `}, not: "does not know"},
 		"fallback of version 2":   {options: with(func(o *exportOptions) { o.logs, o.apiVersion = "fallback", 2 }), logs: 3, signers: "https://rekor2026-1.us.example"},
-		"always of version 1":     {options: with(func(o *exportOptions) { o.logs, o.apiVersion = "always", 1 }), logs: 3, signers: "https://rekor.example http://127.0.0.1:3000"},
+		"always of version 1":     {options: with(func(o *exportOptions) { o.logs, o.apiVersion = "always", 1 }), logs: 3, signers: "https://rekor.example http://127.0.0.1:3000", fallback: "http://127.0.0.1:3000"},
 		"version 3":               {options: with(func(o *exportOptions) { o.logs, o.apiVersion = "fallback", 3 }), err: "--api-version 3: there is no private log of that version"},
-		"version 1, public":       {options: with(func(o *exportOptions) { o.apiVersion = 1 }), err: "it needs --logs always"},
+		"version 1, public":       {options: with(func(o *exportOptions) { o.apiVersion = 1 }), logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example", fallback: "http://127.0.0.1:3000"},
+		"version 1, no log":       {options: with(func(o *exportOptions) { o.apiVersion, o.own = 1, nil }), err: "it needs \"log\" there"},
 		"version 1, by hand":      {options: with(func(o *exportOptions) { o.logs, o.apiVersion, o.ownSigning = "fallback", 1, c.file("by hand.json") }), err: "and no --own-signing-config"},
 		"a SigningConfig by hand": {options: with(func(o *exportOptions) { o.logs, o.ownSigning = "fallback", c.file("by hand.json") }), logs: 3, signers: "https://rekor2026-1.us.example"},
-		"a trusted root by hand": {options: with(func(o *exportOptions) { o.addRoots = []string{c.file("given.json")} }), logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example",
+		"a trusted root by hand": {options: with(func(o *exportOptions) { o.addRoots = []string{c.file("given.json")} }), logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example", fallback: "http://127.0.0.1:3000 https://rekor2026-1.us.example",
 			says: []string{`our log "rekor.us.example - 7" (API version 1) is trusted as the one that was given says`}},
 		"nothing to begin with": {options: with(func(o *exportOptions) { o.trustedRoot, o.signingConfig, o.logs = "", "", "fallback" }), logs: 2, signers: "http://127.0.0.1:3000",
 			says: []string{"trusted_root.json has our logs, and what --add-trusted-root adds, alone", "neither certificate authorities nor", "only our log of API version 1 is listed"}},
 		"nothing, and a trusted root that is added": {options: with(func(o *exportOptions) {
 			o.trustedRoot, o.signingConfig, o.addRoots = "", "", []string{c.file("root.json"), c.file("given.json")}
 		}), logs: 3, says: []string{"none is written"}},
-		"nothing, always":  {options: with(func(o *exportOptions) { o.trustedRoot, o.signingConfig, o.logs = "", "", "always" }), err: "there is no SigningConfig to begin with"},
-		"no log":           {options: with(func(o *exportOptions) { o.logs, o.own = "always", nil }), err: `"log" in the configuration, or --own-signing-config`},
-		"public, by hand":  {options: with(func(o *exportOptions) { o.ownSigning = c.file("by hand.json") }), err: "--logs public lists no log of yours"},
-		"no log, nothing":  {options: with(func(o *exportOptions) { o.trustedRoot, o.own = "", nil }), err: "does not exist"},
-		"one of ours ends": {options: with(func(o *exportOptions) { o.own = []trust.OwnLog{given, own[1]} }), logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example", says: []string{" until " + given.End.UTC().Format(time.RFC3339)}},
+		"nothing, always": {options: with(func(o *exportOptions) { o.trustedRoot, o.signingConfig, o.logs = "", "", "always" }), err: "there is no SigningConfig to begin with"},
+		"no log":          {options: with(func(o *exportOptions) { o.logs, o.own = "always", nil }), err: `"log" in the configuration, or --own-signing-config`},
+		"public, by hand": {options: with(func(o *exportOptions) { o.ownSigning = c.file("by hand.json") }), logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example",
+			fallback: "https://rekor2026-1.us.example"},
+		"public, no log":       {options: with(func(o *exportOptions) { o.own = nil }), logs: 1, signers: "https://rekor.example https://log2025-1.rekor.example"},
+		"public without times": {options: with(func(o *exportOptions) { o.signingConfig = c.file("untimed.json") }), logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example", fallback: "http://127.0.0.1:3000", says: []string{"signing_config.fallback.json: only our log of API version 1 is listed"}},
+		"no log, nothing":      {options: with(func(o *exportOptions) { o.trustedRoot, o.own = "", nil }), err: "does not exist"},
+		"one of ours ends":     {options: with(func(o *exportOptions) { o.own = []trust.OwnLog{given, own[1]} }), logs: 3, signers: "https://rekor.example https://log2025-1.rekor.example", fallback: "http://127.0.0.1:3000 https://rekor2026-1.us.example", says: []string{" until " + given.End.UTC().Format(time.RFC3339)}},
 		"one of ours is wrong": {options: with(func(o *exportOptions) {
 			wrong := own[0]
 			wrong.Operator = ""
@@ -136,14 +142,16 @@ func TestTrustExportOwn(t *testing.T) {
 		if n := len(parsed.Material().RekorLogs()); n != test.logs {
 			t.Errorf("%s: %d logs are trusted, want %d", name, n, test.logs)
 		}
-		var signers []string
-		if data, err := os.ReadFile(filepath.Join(dir, signingFile)); err == nil {
-			for _, s := range reviewMust(root.NewSigningConfigFromJSON(data)).RekorLogURLs() {
-				signers = append(signers, s.URL)
+		for file, want := range map[string]string{signingFile: test.signers, fallbackFile: test.fallback} {
+			var signers []string
+			if data, err := os.ReadFile(filepath.Join(dir, file)); err == nil {
+				for _, s := range reviewMust(root.NewSigningConfigFromJSON(data)).RekorLogURLs() {
+					signers = append(signers, s.URL)
+				}
 			}
-		}
-		if got := strings.Join(signers, " "); got != test.signers {
-			t.Errorf("%s: signers log in %q, want %q", name, got, test.signers)
+			if got := strings.Join(signers, " "); got != want {
+				t.Errorf("%s: %s: signers log in %q, want %q", name, file, got, want)
+			}
 		}
 		for _, says := range test.says {
 			if !strings.Contains(notes.String(), says) {

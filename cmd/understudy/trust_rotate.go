@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/understudy-log/understudy/mirror/trust/publish"
 )
 
 func newTrustRotateCommand() *cobra.Command {
@@ -26,6 +28,10 @@ func newTrustRotateCommand() *cobra.Command {
 snapshot or timestamp) has other keys. Clients follow by themselves. With --renew the
 keys stay, and only the root's end moves.
 
+The role signing has a key of the daemon's that is in no root: it says which of the
+SigningConfigs that the targets approve clients get. Rotate makes it, also for a repository
+that had none, and the next targets name it.
+
 The new key is made, or given by --new-key. Several are for root: --new-key names those that it
 is to keep, and --make says how many are made beside them. The next root is signed with the root keys in
 DIR/keys, or those given by --key; what it lacks then, other holders add with
@@ -35,6 +41,8 @@ After it:
   timestamp, snapshot: bring DIR/repository and the new key to the daemon, and name the key in
            its configuration. Until both are there the daemon goes on as before.
   targets: "understudy trust sign" with the new key, then bring DIR/repository to the daemon.
+  signing: "understudy trust sign", with --material if there was no such key before; then bring
+           DIR/repository and the new key to the daemon, and name it as signing_key.
   root:    bring DIR/repository to the daemon.
 
 A lost key is rotated like this, and a stolen one, too: what a thief signed with it is
@@ -43,6 +51,7 @@ refused as soon as a client has the next root.
 Exit codes: 0 made; 2 it could not be made.`,
 		Example: `  understudy trust rotate ./trust timestamp
   understudy trust rotate ./trust targets --new-key awskms:///alias/targets-2
+  understudy trust rotate ./trust signing
   understudy trust rotate ./trust root --renew
   understudy trust rotate ./trust root --new-key alice.pub.pem --new-key bob.pub.pem --make 1`,
 		Args: cobra.ExactArgs(2),
@@ -57,8 +66,14 @@ Exit codes: 0 made; 2 it could not be made.`,
 			if err != nil {
 				return err
 			}
+			if role == publish.SigningRole {
+				if renew || threshold != 0 || len(keys) > 0 || makeKeys+len(newKeys) > 1 {
+					return errors.New("the role signing has one key, which no root names: it takes --new-key or nothing")
+				}
+				return c.rotateSigning(cmd, folder, newKeys, online)
+			}
 			if !slices.Contains(metadata.TOP_LEVEL_ROLE_NAMES[:], role) {
-				return fmt.Errorf("there is no role %q: it is root, targets, snapshot or timestamp", role)
+				return fmt.Errorf("there is no role %q: it is root, targets, snapshot, timestamp or signing", role)
 			}
 			if renew && (role != metadata.ROOT || len(newKeys) > 0 || makeKeys > 0) {
 				return errors.New("--renew is of a root, and of no key")
@@ -83,11 +98,8 @@ Exit codes: 0 made; 2 it could not be made.`,
 			}
 			p := c.passphrase
 			if role == metadata.SNAPSHOT || role == metadata.TIMESTAMP {
-				if p = c.online(); online != "" {
-					p.file = online
-				}
-				if _, err := os.Stat(p.file); err != nil && makeKeys > 0 {
-					return fmt.Errorf("the passphrase of the daemon's keys: %w; it has one for both: give its file with --online-passphrase-file", err)
+				if p, err = c.onlineOf(online, makeKeys > 0); err != nil {
+					return err
 				}
 			}
 			given := len(newKeys)
@@ -138,6 +150,17 @@ Exit codes: 0 made; 2 it could not be made.`,
 	cmd.Flags().StringVar(&online, "online-passphrase-file", "", "`FILE` with the passphrase of the daemon's keys (default: DIR/keys/online.passphrase)")
 	cmd.Flags().BoolVar(&renew, "renew", false, "keep the keys: the root expires later")
 	return cmd
+}
+
+// onlineOf is where the passphrase of the daemon's keys is: in a file that was given, or beside the keys. It
+// must be there if a key is made.
+func (c *ceremony) onlineOf(given string, makes bool) (passphrases, error) {
+	p := c.online()
+	p.file = cmp.Or(given, p.file)
+	if _, err := os.Stat(p.file); err != nil && makes {
+		return p, fmt.Errorf("the passphrase of the daemon's keys: %w; it has one for all of them: give its file with --online-passphrase-file", err)
+	}
+	return p, nil
 }
 
 // freeKey is the file of a key that is to be made, beside those that are there.

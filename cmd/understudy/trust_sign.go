@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,7 +19,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
-	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/mirror/trust/publish"
 )
 
@@ -63,7 +61,7 @@ func newTrustInitCommand() *cobra.Command {
 	var c ceremony
 	var rootKeys, given []string
 	var roots, threshold int
-	var targetsKey, snapshotKey, timestampKey string
+	var targetsKey, snapshotKey, timestampKey, signingKey string
 	cmd := &cobra.Command{
 		Use:   "init DIR",
 		Short: "Make a TUF repository of your own: its keys and its first root",
@@ -74,9 +72,11 @@ Do it where the keys of root and targets will be kept: a machine without network
   DIR/keys/root-N.pem      sign roots: which keys count. Lock them away, one per holder
   DIR/keys/targets.pem     signs what clients trust: your TrustedRoot and SigningConfig
   DIR/keys/snapshot.pem, timestamp.pem, online.passphrase     bring these to the daemon
+  DIR/keys/signing.pem     bring it to the daemon, too: in an outage it tells signers to log in
+                           your own log alone, if a SigningConfig for that was signed
 
-Keys are ECDSA on P-256 in files of encrypted PKCS #8. Those of snapshot and timestamp
-have a passphrase of their own, which is made here. Keys that exist already, also those
+Keys are ECDSA on P-256 in files of encrypted PKCS #8. Those of the daemon have a
+passphrase of their own, which is made here. Keys that exist already, also those
 of a key management service (in a program built with -tags kms), are given by flags; of a
 root key that somebody else holds the public key is enough, and that holder runs
 "understudy trust sign --root".
@@ -135,6 +135,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 				{metadata.TARGETS, targetsKey, &holders.Targets, c.passphrase},
 				{metadata.SNAPSHOT, snapshotKey, &holders.Snapshot, c.online()},
 				{metadata.TIMESTAMP, timestampKey, &holders.Timestamp, c.online()},
+				{publish.SigningRole, signingKey, &holders.Signing, c.online()},
 			} {
 				c.tellKey(cmd.OutOrStdout(), role.name, cmp.Or(role.ref, c.key(role.name)))
 				if role.ref != "" { // it need not sign now
@@ -151,7 +152,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "made %s: clients begin at it, distribute it before you need it\n", filepath.Join(c.repository(), "1.root.json"))
-			if err := c.noteFirst(folder); err != nil {
+			if err := errors.Join(c.noteFirst(folder), c.nameSigningKey(holders.Signing)); err != nil {
 				return err
 			}
 			return c.tellMissing(cmd.OutOrStdout(), folder, "next: understudy trust export, and understudy trust sign "+c.dir+" --material with what it wrote")
@@ -164,6 +165,7 @@ Exit codes: 0 made; 2 it could not be made.`,
 	cmd.Flags().StringVar(&targetsKey, "targets-key", "", "`KEY` for targets that exists")
 	cmd.Flags().StringVar(&snapshotKey, "snapshot-key", "", "`KEY` for snapshots that exists")
 	cmd.Flags().StringVar(&timestampKey, "timestamp-key", "", "`KEY` for timestamps that exists")
+	cmd.Flags().StringVar(&signingKey, "signing-key", "", "`KEY` that exists for the choice between SigningConfigs")
 	cmd.MarkFlagsMutuallyExclusive("root-key", "root-keys")
 	return cmd
 }
@@ -285,6 +287,10 @@ given by --material: the TrustedRoot, the SigningConfig, and the history of both
 what changes, every key and address: look at it. Without --material it signs the same
 targets again, to be good for longer.
 
+If signing_config.fallback.json is there, too, both SigningConfigs are signed, and the daemon,
+with the key of the role signing, says which of the two clients get: it can switch in an
+outage, when nobody is there who holds the targets key.
+
 With --root it adds signatures to the newest root instead, if that lacks some: of the keys
 in DIR/keys, or given by --key. It tells which keys come and go.
 
@@ -346,6 +352,10 @@ func (c *ceremony) sign(ctx context.Context, folder *publish.Folder, o signing, 
 	if err != nil {
 		return err
 	}
+	signing, err := c.switchKey(folder)
+	if err != nil {
+		return err
+	}
 	var files map[string][]byte
 	if o.material != "" {
 		if files, err = readMaterial(o.material); err != nil {
@@ -356,10 +366,12 @@ func (c *ceremony) sign(ctx context.Context, folder *publish.Folder, o signing, 
 				files[name] = data
 			}
 		}
+		signing.approve(files, out)
 		tellChanges(out, had, files)
 	} else if had == nil {
 		return errors.New("there are no targets yet: sign what \"understudy trust export\" wrote, with --material; a root is signed with --root")
 	}
+	signing.tell(had, files, out)
 	if o.dryRun {
 		return nil
 	}
@@ -403,96 +415,4 @@ func (c *ceremony) signRoot(ctx context.Context, folder *publish.Folder, o signi
 		return err
 	}
 	return c.tellMissing(out, folder, "next: bring "+c.repository()+" to the daemon")
-}
-
-// readMaterial reads what is to be signed: of what export writes, all that is for clients of TUF.
-func readMaterial(dir string) (map[string][]byte, error) {
-	files := map[string][]byte{}
-	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		if !entry.Type().IsRegular() {
-			return fmt.Errorf("%q is no regular file", name)
-		}
-		relative, err := filepath.Rel(dir, name)
-		if err != nil {
-			return err
-		}
-		target, ok := targetOf(filepath.ToSlash(relative))
-		if !ok {
-			return nil
-		}
-		if !publish.TargetName.MatchString(target) {
-			return fmt.Errorf("a target cannot be called %q", target)
-		}
-		if files[target], err = os.ReadFile(name); err == nil {
-			_, err = trust.Describe(target, files[target])
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read what is to be signed: %w", err)
-	}
-	if files[trust.RootTarget] == nil {
-		return nil, fmt.Errorf("%s has no %s: let \"understudy trust export\" write it", dir, trust.RootTarget)
-	}
-	files[trust.ECDSATarget], err = trust.ECDSARoot(files[trust.RootTarget]) // it follows from the other, whatever is there
-	return files, err
-}
-
-// tellChanges says what other targets there will be, and what of those that clients trust or use
-// changes.
-func tellChanges(out io.Writer, had, has map[string][]byte) {
-	names := slices.Collect(maps.Keys(had))
-	for name := range has {
-		if _, ok := had[name]; !ok {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		old, was := had[name]
-		now, is := has[name]
-		switch {
-		case was && old == nil:
-			fmt.Fprintf(out, "! %s: its file is lost, or is another one than was signed\n", name)
-		case !was:
-			fmt.Fprintf(out, "+ %s\n", name)
-		case !is:
-			fmt.Fprintf(out, "- %s\n", name)
-		case !bytes.Equal(old, now):
-			fmt.Fprintf(out, "~ %s\n", name)
-		default:
-			continue
-		}
-		if strings.HasPrefix(name, historyPrefix) || name == trust.ECDSATarget { // it follows from the others
-			continue
-		}
-		before, after := described(name, old), described(name, now)
-		for _, line := range after {
-			if !slices.Contains(before, line) {
-				fmt.Fprintf(out, "  + %s\n", line)
-			}
-		}
-		for _, line := range before {
-			if !slices.Contains(after, line) {
-				fmt.Fprintf(out, "  - %s\n", line)
-			}
-		}
-	}
-}
-
-func described(name string, data []byte) []string {
-	if data == nil {
-		return nil
-	}
-	lines, err := trust.Describe(name, data)
-	if err != nil {
-		return []string{"cannot be read: " + err.Error()}
-	}
-	return lines
 }

@@ -319,11 +319,11 @@ func (r refusal) recent(within time.Duration) error {
 // shortly is a small part of how long a timestamp is good: an hour of a week.
 func (p *Publisher) shortly() time.Duration { return p.cfg.Lifetime / 168 }
 
-// pair names a pair of root and targets, with the SigningConfig that is wanted.
+// pair names a pair of root and targets.
 func (p *Publisher) pair(root []byte, targets int64) string {
 	data, _ := p.published(targetsFile(targets)) // without it there is nothing to refuse
 	a, b := sha256.Sum256(root), sha256.Sum256(data)
-	return hex.EncodeToString(a[:]) + hex.EncodeToString(b[:]) + string(p.Mode().Wanted)
+	return hex.EncodeToString(a[:]) + hex.EncodeToString(b[:])
 }
 
 // serve serves a draft, unless it is served already.

@@ -307,6 +307,22 @@ func TestSwitchKeyFails(t *testing.T) {
 // to2 switches, whatever it says.
 func (h *house) to2(mode trust.SigningLogs) { _ = h.Switch(mode) }
 
+// TestSwitchKeyArrives: a key that is brought while the daemon runs is used without a restart.
+func TestSwitchKeyArrives(t *testing.T) {
+	inSwitchHouse(t, func(h *house) {
+		right := h.signing
+		h.signing = newKey()
+		h.begin()
+		h.publish()
+		h.to2(onFallback)
+		h.publish()
+		h.see(onPublic)
+		h.signing = right
+		h.publish()
+		h.switched(onFallback)
+	})
+}
+
 // TestSwitchCrash: what Switch has returned for is served after a crash at any moment, by clients' rules.
 func TestSwitchCrash(t *testing.T) {
 	inSwitchHouse(t, func(h *house) {
