@@ -18,6 +18,8 @@ import (
 type PrivateConfig struct {
 	// Operator says in a SigningConfig who runs the log; default: the host of the first generation.
 	Operator string `yaml:"operator"`
+	// Mode says when clients may append: always, or in fallback, which is while the public log cannot.
+	Mode string `yaml:"mode"`
 	// PassphraseFile has the passphrase of all encrypted keys.
 	PassphraseFile string `yaml:"passphrase_file"`
 	// V1 is the log that speaks Rekor v1, V2 the one that speaks Rekor v2; nil is none.
@@ -149,6 +151,12 @@ func (id *TreeID) UnmarshalYAML(node ast.Node) error {
 	*id = TreeID(n)
 	return nil
 }
+
+// Modes of the private log.
+const (
+	modeAlways   = "always"
+	modeFallback = "fallback"
+)
 
 // onLoopbackOnly are the words that leave the log open to everybody on this machine.
 const onLoopbackOnly = "on loopback only"
@@ -292,10 +300,13 @@ func (c *Config) checkOwnLog(origin, url, generation, key string) error {
 // completePrivateRest completes what both generations share, but for access.
 func (c *Config) completePrivateRest() error {
 	p := c.Private
+	setDefault(&p.Mode, modeAlways)
 	setDefault(&p.CheckpointInterval, Duration(10*time.Second))
 	setDefault(&p.Proposals.Retention, Duration(90*24*time.Hour))
 	encrypted := p.V1 != nil && !isKMS(p.V1.Key) || p.V2 != nil && (!isKMS(p.V2.Key) || p.V2.MLDSAKey != "")
 	switch {
+	case p.Mode != modeAlways && p.Mode != modeFallback:
+		return c.mistake(c.oneOf(p.Mode, modeAlways, modeFallback), "log", "mode")
 	case strings.ContainsFunc(p.Operator, isControl):
 		return c.mistake("operator must be one line", "log", "operator")
 	case encrypted && p.PassphraseFile == "":

@@ -56,6 +56,8 @@ func TestConfigPrivateMistakes(t *testing.T) {
 		{listenV1 + "log:\n  proposals: {key: p.key}\n  v1: {host: a.example, tree_id: 1, key: k}\n" + openLog, `3:3: the keys are encrypted: "passphrase_file" is the file with their passphrase`},
 		{listenV2 + "log:\n  proposals: {key: p.key}\n  v2: {origin: a.example, key: 'awskms://k', mldsa_key: m}\n" + openLog, `3:3: the keys are encrypted: "passphrase_file" is the file with their passphrase`},
 		{privateOK + "  operator: \"a\\nb\"\n", `7:13: operator must be one line`},
+		{privateOK + "  mode: falback\n", `7:9: unknown value "falback"; did you mean "fallback"?`},
+		{privateOK + "  mode: outage\n", `7:9: unknown value "outage"; known here: always, fallback`},
 		{privateOK + "  checkpoint_interval: 1ms\n", `7:24: checkpoint_interval must be at least 100ms`},
 		{privateOK + "  checkpoint_interval: -1s\n", `7:24: the duration -1s must be positive`},
 		{listenV1 + "log:\n  passphrase_file: p\n  v1: {host: a.example, tree_id: 1, key: k}\n" + openLog, `3:3: entries are kept as they were proposed, encrypted: "key" in "proposals" is the file of that key; "understudy log init" makes one`},
@@ -134,7 +136,7 @@ func TestConfigPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &PrivateConfig{
-		Operator: "rekor.example", PassphraseFile: filepath.Join("etc", "pass"),
+		Operator: "rekor.example", Mode: "always", PassphraseFile: filepath.Join("etc", "pass"),
 		V1:                 &PrivateV1Config{Host: "rekor.example", TreeID: 7, Key: filepath.Join("etc", "v1.key"), URL: "http://rekor.example"},
 		CheckpointInterval: Duration(10 * time.Second),
 		Proposals:          ProposalsConfig{Key: filepath.Join("etc", "p.key"), Retention: Duration(2160 * time.Hour)},

@@ -136,7 +136,7 @@ func TestRestarted(t *testing.T) {
 // text shows what is inside of the error.
 func TestReasons(t *testing.T) {
 	seen := map[Reason]bool{}
-	for _, err := range []error{log.ErrFull, log.ErrTooLarge, log.ErrClock, log.ErrBehind, log.ErrSigning, log.ErrStopping, log.ErrUnwitnessed, context.DeadlineExceeded, errors.New("disk")} {
+	for _, err := range []error{log.ErrFull, log.ErrTooLarge, log.ErrClock, log.ErrBehind, log.ErrSigning, log.ErrStopping, log.ErrUnwitnessed, context.DeadlineExceeded, ErrClosed, errors.New("disk")} {
 		reason := ReasonOf(fmt.Errorf("secret: %w", err))
 		if seen[reason] || (reason == ReasonFailed) != (err.Error() == "disk") {
 			t.Errorf("%v: %s", err, reason)

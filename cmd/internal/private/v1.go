@@ -27,6 +27,8 @@ const maxHits = 10_000
 
 // V1 is a log as a Rekor v1 service.
 type V1 struct {
+	Gate
+
 	log    *log.Log
 	treeID uint64
 	logID  string

@@ -12,12 +12,14 @@ import (
 
 // V2 is a log as one of Rekor v2.
 type V2 struct {
+	Gate
+
 	log   *log.Log
 	logID []byte // full note key ID of the key that a TrustedRoot has
 }
 
 // NewV2 returns a log as one of Rekor v2. logID is the full note key ID of its Ed25519 key.
-func NewV2(l *log.Log, logID []byte) *V2 { return &V2{l, logID} }
+func NewV2(l *log.Log, logID []byte) *V2 { return &V2{log: l, logID: logID} }
 
 // Log returns the log.
 func (v *V2) Log() *log.Log { return v.log }
@@ -47,10 +49,11 @@ const (
 	ReasonStopping    Reason = "STOPPING"
 	ReasonUnwitnessed Reason = "NOT_YET_WITNESSED"
 	ReasonTimeout     Reason = "TIMEOUT"
+	ReasonClosed      Reason = "NOT_IN_FALLBACK"
 	ReasonFailed      Reason = "FAILED"
 )
 
-// ReasonOf is the one table from errors of log.Append to reasons.
+// ReasonOf is the one table from errors of log.Append, and ErrClosed, to reasons.
 func ReasonOf(err error) Reason {
 	for _, known := range []struct {
 		err    error
@@ -58,7 +61,7 @@ func ReasonOf(err error) Reason {
 	}{
 		{log.ErrFull, ReasonFull}, {log.ErrTooLarge, ReasonTooLarge}, {log.ErrClock, ReasonClock}, {log.ErrBehind, ReasonBehind},
 		{log.ErrSigning, ReasonSigning}, {log.ErrStopping, ReasonStopping}, {log.ErrUnwitnessed, ReasonUnwitnessed},
-		{context.DeadlineExceeded, ReasonTimeout},
+		{context.DeadlineExceeded, ReasonTimeout}, {ErrClosed, ReasonClosed},
 	} {
 		if errors.Is(err, known.err) {
 			return known.reason
@@ -82,6 +85,8 @@ func (r Reason) Text() string {
 		return "the log did not answer in time; the entry may be logged, and the same request again gets the same entry"
 	case ReasonSigning:
 		return "the log's key cannot sign now (" + string(r) + "); nothing was logged"
+	case ReasonClosed:
+		return ErrClosed.Error() + " (" + string(r) + "); nothing was logged"
 	case ReasonClock, ReasonBehind:
 		return "the log takes no entries until its operator has looked after it (" + string(r) + "); nothing was logged"
 	}

@@ -45,7 +45,7 @@ func statusOfAppend(reason private.Reason) (status, after int) {
 	case private.ReasonUnwitnessed, private.ReasonTimeout:
 		return status, 2
 	}
-	return status, 0 // the operator is needed: to wait does not help
+	return status, 0 // an operator is needed, or another log: to wait does not help
 }
 
 // refusalOf returns the status and the reason with which an entry that was not logged is refused, and

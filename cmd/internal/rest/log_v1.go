@@ -66,6 +66,10 @@ func (p *rekorAPI) append(w http.ResponseWriter, r *http.Request) {
 	if !accepts(w, r, mediaJSON) {
 		return
 	}
+	if err := p.private.Admit(); err != nil {
+		p.refuseAppend(w, r, err)
+		return
+	}
 	var proposed json.RawMessage
 	var proposal *rekor.Proposal
 	err := p.readBody(w, r, "proposedEntry", &proposed, func() (err error) {

@@ -116,6 +116,10 @@ func refuseV2Access(w http.ResponseWriter, _ *http.Request, status int, text str
 }
 
 func (p *logV2) append(w http.ResponseWriter, r *http.Request) {
+	if err := p.log.Admit(); err != nil {
+		p.refuseAppend(w, r, err)
+		return
+	}
 	request, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxV2Body))
 	if err != nil {
 		e := rekorError{Code: http.StatusBadRequest, Message: "the request could not be read"}

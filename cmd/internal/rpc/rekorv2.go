@@ -53,6 +53,9 @@ type rekorV2 struct {
 
 // CreateEntry logs an entry.
 func (s *rekorV2) CreateEntry(ctx context.Context, request *rekorv2.CreateEntryRequest) (*protorekor.TransparencyLogEntry, error) {
+	if err := s.log.Admit(); err != nil {
+		return nil, s.refuse(ctx, err)
+	}
 	select {
 	case s.working <- struct{}{}:
 	case <-ctx.Done():

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -50,6 +51,11 @@ func tokenOf(name string) string { return fmt.Sprintf("us_%x", sha256.Sum256([]b
 // v2Address serves a log of Rekor v2 as the daemon does, with TLS if secure, and returns what dials it.
 func v2Address(t *testing.T, s *logstage.Stage, secure bool) func(identity string) *grpc.ClientConn {
 	t.Helper()
+	return v2AddressOf(t, private.NewV2(s.Log, s.LogID), secure)
+}
+
+func v2AddressOf(t *testing.T, v2 *private.V2, secure bool) func(identity string) *grpc.ClientConn {
+	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	c := access.Config{Logger: logger, Registerer: prometheus.NewRegistry()}
 	for _, role := range []access.Role{access.Append, access.Read} {
@@ -60,7 +66,6 @@ func v2Address(t *testing.T, s *logstage.Stage, secure bool) func(identity strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	v2 := private.NewV2(s.Log, s.LogID)
 	h := rest.NewLogV2(rest.LogV2Config{Log: v2, Access: control, GRPC: NewRekorV2(v2, logger), Logger: logger, Registerer: prometheus.NewRegistry()})
 	with := insecure.NewCredentials()
 	var config *tls.Config
@@ -238,6 +243,37 @@ func TestRekorV2Cannot(t *testing.T) {
 		_, err := client.CreateEntry(t.Context(), logstage.RequestV2("a"))
 		wantStatus(t, name, err, c.code, c.reason, "")
 	}
+}
+
+// TestRekorV2Gate: a log for outages refuses entries but while one is there, and goes on being read and
+// asked for its health.
+func TestRekorV2Gate(t *testing.T) {
+	s := logstage.New(t, 2, nil)
+	v2 := private.NewV2(s.Log, s.LogID)
+	var open atomic.Bool
+	v2.Open = open.Load
+	dial := v2AddressOf(t, v2, false)
+	client := rekorv2.NewRekorClient(dial("append"))
+	for i, opens := range []bool{false, true, false, true} {
+		open.Store(opens)
+		entry, err := client.CreateEntry(t.Context(), logstage.RequestV2(fmt.Sprint(i/2)))
+		if !opens {
+			wantStatus(t, "closed", err, codes.Unavailable, "NOT_IN_FALLBACK", "use the public log")
+		} else if err != nil || entry.GetLogIndex() != int64(i/2) {
+			t.Errorf("open: %v %v", entry, err)
+		}
+	}
+	open.Store(false)
+	if _, err := client.CreateEntry(t.Context(), &rekorv2.CreateEntryRequest{}); status.Code(err) != codes.Unavailable {
+		t.Errorf("a proposal that is wrong: %v", err)
+	}
+	if _, err := rekorv2.NewRekorClient(dial("read")).CreateEntry(t.Context(), logstage.RequestV2("a")); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("who may not: %v", err)
+	}
+	if answer, err := healthv1.NewHealthClient(dial("read")).Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || answer.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("health: %v %v", answer, err)
+	}
+	s.Sound()
 }
 
 // TestRekorV2Patience: who has no deadline gets the reason, and not a stream that breaks off; who
