@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"strings"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
@@ -31,7 +32,7 @@ func (e *evaluation) diagnose(material root.TrustedMaterial, r *Request) {
 	stamps, err := verifier.VerifyObserverTimestamps(b, logged)
 	if err != nil {
 		if logged != nil || len(b.entries) == 0 || e.stampedByAuthority() { // else the log's time is missing because its entry does not verify
-			e.add(CodeTimestampMissing, "no trusted time says when it was signed: %v", err)
+			e.add(CodeTimestampMissing, "no trusted time says when it was signed: %s", strings.ReplaceAll(err.Error(), "; error: %!w(<nil>)", ""))
 		}
 		return
 	}
@@ -91,10 +92,12 @@ func (e *evaluation) diagnoseSignature(material root.TrustedMaterial, r *Request
 
 // diagnoseLog says why no entry was believed.
 func (e *evaluation) diagnoseLog(material root.TrustedMaterial, err error) {
-	logs, known := material.RekorLogs(), false
+	logs, known, late := material.RekorLogs(), false, false
 	for _, entry := range e.entity.entries {
 		_, ok := logs[hex.EncodeToString([]byte(entry.LogKeyID()))]
 		known = known || ok
+		at := entry.IntegratedTime()
+		late = late || ok && !at.IsZero() && !e.entity.content.ValidAtTime(at, material)
 	}
 	_, mismatch := errors.AsType[proof.RootMismatchError](err) // prints both roots as lists of numbers
 	switch {
@@ -102,6 +105,8 @@ func (e *evaluation) diagnoseLog(material root.TrustedMaterial, err error) {
 		e.add(CodeLogUntrusted, "the bundle has no log entry")
 	case !known:
 		e.add(CodeLogUntrusted, "its log entry is of a log that is not in the trust material")
+	case late:
+		e.add(CodeCertificateUntrusted, "the certificate was not valid when the log took the entry")
 	case mismatch:
 		e.add(CodeInclusionInvalid, "what the bundle holds is not the entry that the log signed")
 	default:

@@ -250,7 +250,7 @@ func (v *Verifier) decide(ctx context.Context, r *Request) (Decision, *decision,
 		return d, nil, nil, err
 	}
 	if err != nil {
-		e = &evaluation{reasons: []Reason{because(CodeUnverified, "%v", err)}}
+		e.add(CodeUnverified, "%v", err)
 	}
 	d.Reasons, d.RestsOn, d.Origin, d.Index, d.Freshness = e.reasons, e.restsOn, e.origin, e.index, e.freshness
 	d.Identity, d.Issuer = e.identity, e.issuer
