@@ -22,23 +22,27 @@ func newPace(perSecond float64) *pace {
 
 // turn waits until there may be a request.
 func (p *pace) turn(ctx context.Context) error {
-	if err := p.limiter.Wait(ctx); err != nil {
-		if ctx.Err() == nil { // it sees that the deadline comes first
-			return context.DeadlineExceeded
-		}
-		return context.Cause(ctx)
-	}
 	for {
-		p.mu.Lock()
-		left := time.Until(p.until)
-		p.mu.Unlock()
-		if left <= 0 {
-			return nil
-		}
-		if err := pause(ctx, left); err != nil {
+		if err := pause(ctx, p.held()); err != nil {
 			return err
 		}
+		if err := p.limiter.Wait(ctx); err != nil {
+			if ctx.Err() == nil { // it sees that the deadline comes first
+				return context.DeadlineExceeded
+			}
+			return context.Cause(ctx)
+		}
+		if p.held() <= 0 { // or those who had a turn before would come all at once after the hold
+			return nil
+		}
 	}
+}
+
+// held returns for how long nobody may ask.
+func (p *pace) held() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Until(p.until)
 }
 
 // hold lets nobody ask for a while.
@@ -52,6 +56,9 @@ func (p *pace) hold(d time.Duration) {
 
 // pause waits, and returns why it was cut short.
 func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 && ctx.Err() == nil {
+		return nil
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
