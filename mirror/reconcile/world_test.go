@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"testing/synctest"
 	"time"
 
@@ -36,7 +35,7 @@ var errGone = errors.New("connection refused")
 
 // world is all that outlives a Reconciler: the public log, the private one, the monitor, the disk.
 type world struct {
-	t *testing.T
+	t tb
 
 	mu      sync.Mutex // guards all below
 	public  [][]byte   // entries of the public log
@@ -69,6 +68,16 @@ type world struct {
 	crashOn int // write of the disk at which to crash; 0 is none
 }
 
+// tb is a *testing.T or a *rapid.T.
+type tb interface {
+	Helper()
+	Cleanup(func())
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // life is one process.
 type life struct {
 	w       *world
@@ -82,7 +91,7 @@ type life struct {
 	clone   *vfs.MemFS // what the disk is after the crash
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t tb) *world {
 	w := &world{
 		t: t, at: map[string]uint64{}, count: map[string]int{}, shown: -1, changed: map[uint64]bool{}, again: map[uint64]int{},
 		crashAt: map[string]bool{}, disk: vfs.NewCrashableMem(),
