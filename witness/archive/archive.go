@@ -46,6 +46,13 @@ type Config struct {
 	Timestamp func(response []byte, digest [32]byte) (at time.Time, signer string, err error)
 	// Trust returns the trust material that was in force at some time in a period; nil: none.
 	Trust func(ctx context.Context, from, to time.Time) ([]TrustFile, error)
+	// Ledger reads the outage ledger; nil: there is none.
+	Ledger LedgerFunc
+	// Reports returns the reports of drills and reconciliations that were made in a period; nil: none.
+	// ReportKey is what they are signed with now, a SubjectPublicKeyInfo in DER (ECDSA or Ed25519); nil if
+	// they are not. Keys that they were signed with before are remembered.
+	Reports   func(from, to time.Time) ([]OutageReport, error)
+	ReportKey []byte
 	// Stamp gets a time-stamp token from Authority; nil: none is configured.
 	Stamp     func(ctx context.Context, digest [32]byte) (token []byte, at time.Time, err error)
 	Authority string
@@ -94,6 +101,7 @@ type Archive struct {
 	metrics *Metrics
 
 	cosigners, makers []string // verifier keys of ours, those of now first; as Open found them
+	reportKeys        [][]byte // the same of reports
 
 	building sync.Mutex // held while a pack is made
 
@@ -128,6 +136,8 @@ type record struct {
 	Stamped  bool                `json:"stamped"`
 	Logs     map[string]Place    `json:"logs"` // where each log is at the end of the pack
 	Rows     map[string]uint64   `json:"rows"` // its last row
+	Ledger   *ledgerPlace        `json:"ledger,omitempty"`
+	Reports  []string            `json:"reports,omitempty"` // those in it
 	Stored   map[string]Delivery `json:"stored,omitempty"`
 	Failures map[string]Failure  `json:"-"`
 }
@@ -162,6 +172,9 @@ func Open(ctx context.Context, cfg Config) (*Archive, error) {
 		return nil, err
 	}
 	if a.makers, err = a.remember(makersRecord, cfg.VKey); err != nil {
+		return nil, err
+	}
+	if err := a.openReports(); err != nil {
 		return nil, err
 	}
 	if err := a.takeBack(ctx); err != nil {

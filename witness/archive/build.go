@@ -78,7 +78,7 @@ func (a *Archive) build(ctx context.Context, to time.Time) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.spool.remove()) }()
 	b.begin(to)
-	for _, step := range []func(context.Context) error{b.logs, b.named, b.trust, b.outages} {
+	for _, step := range []func(context.Context) error{b.logs, b.named, b.trust, b.outages, b.ledger, b.reports} {
 		if err := step(ctx); err != nil {
 			return err
 		}

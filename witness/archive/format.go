@@ -34,6 +34,8 @@ const (
 	reportFile    = "REPORT.md"
 	entriesFile   = "entries.jsonl"
 	outagesFile   = "outages.jsonl"
+	ledgerFile    = "ledger.jsonl"
+	reportsFolder = "reports/"
 )
 
 // Manifest is manifest.json.
@@ -49,6 +51,8 @@ type Manifest struct {
 	Logs      []Log      `json:"logs"`
 	Trust     []Material `json:"trust"`
 	Files     []File     `json:"files"`
+	Ledger    *Ledger    `json:"ledger,omitempty"`
+	Reports   *Reports   `json:"reports,omitempty"`
 }
 
 // Previous names the pack before.
@@ -121,6 +125,37 @@ type Material struct {
 	Kind string `json:"kind"`
 	From Time   `json:"from"`
 	To   *Time  `json:"to"`
+}
+
+// Ledger is what a pack has of the outage ledger. Before and After are the hashes of the row before the
+// first and of the last one; zeros of row 0.
+type Ledger struct {
+	Rows   Rows `json:"rows"`
+	Before Hex  `json:"before"`
+	After  Hex  `json:"after"`
+}
+
+// LedgerRow is a line of ledger.jsonl.
+type LedgerRow struct {
+	Seq      uint64  `json:"seq"`
+	At       rfcTime `json:"at"`
+	Kind     string  `json:"kind"`
+	Previous string  `json:"previous"`
+	Body     rawJSON `json:"body"`
+}
+
+// Reports are the reports in a pack. Keys are those that sign them, SubjectPublicKeyInfos in DER.
+type Reports struct {
+	Keys [][]byte      `json:"keys"`
+	List []ReportEntry `json:"list"`
+}
+
+// ReportEntry is one report: the files reports/<id>.json and .md, and .dsse if it is signed.
+type ReportEntry struct {
+	ID     string `json:"id"`
+	At     Time   `json:"at"`
+	Place  string `json:"place"` // where it was logged
+	Signed bool   `json:"signed"`
 }
 
 // File is a file of the pack.
@@ -216,6 +251,21 @@ func (t *Time) parse(text string) error {
 	t.Time = v
 	return nil
 }
+
+// rfcTime is a time as encoding/json writes it: RFC 3339, UTC, without zeros at the end of a fraction.
+type rfcTime struct{ time.Time }
+
+func (t *rfcTime) parse(text string) error {
+	v, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil || v.UTC().Format(time.RFC3339Nano) != text || v.Year() < 1970 || v.Year() > 2261 {
+		return fmt.Errorf("%.60q is not a time in the form of RFC 3339, in UTC, from 1970 to 2261", text)
+	}
+	t.Time = v
+	return nil
+}
+
+// rawJSON is any JSON value, as it is written.
+type rawJSON []byte
 
 // Hex is a hash in hexadecimal.
 type Hex storage.Hash

@@ -14,6 +14,7 @@ type reportData struct {
 	seen    map[string]*rowsSeen // by origin
 	answers []Answer
 	outages []Outage
+	ledger  ledgerReport
 }
 
 type rowsSeen struct {
@@ -95,6 +96,7 @@ func (d *reportData) text(m *Manifest) []byte {
 		}
 		p("- %s, %s: from %s %s. %s", of, o.What, when(o.From), to, o.Text)
 	}
+	d.ledger.text(p, m)
 	p("\n## Trust material\n")
 	if len(m.Trust) == 0 {
 		p("None is kept: the keys of the logs stand in the configuration of the maker, and in the manifest.")

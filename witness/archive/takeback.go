@@ -175,9 +175,11 @@ func (a *Archive) read(name string) (r record, err error) {
 		if err != nil {
 			return r, err
 		}
-		content, err := io.ReadAll(t)
-		if err != nil {
-			return r, err
+		var content []byte
+		if h.Name == manifestFile || strings.HasPrefix(h.Name, "logs/") { // others can be large
+			if content, err = io.ReadAll(t); err != nil {
+				return r, err
+			}
 		}
 		switch {
 		case h.Name == manifestFile:
@@ -205,6 +207,14 @@ func (a *Archive) read(name string) (r record, err error) {
 		return r, err
 	}
 	r.Size, r.Hash = info.Size(), Hex(hash.Sum(nil))
+	if l := m.Ledger; l != nil {
+		r.Ledger = &ledgerPlace{l.Rows.Last, l.After}
+	}
+	if m.Reports != nil {
+		for _, report := range m.Reports.List {
+			r.Reports = append(r.Reports, report.ID)
+		}
+	}
 	for i := range m.Logs {
 		l := &m.Logs[i]
 		if _, err := a.tree(l.Origin); err != nil { // also of a log without rows: the next pack has it

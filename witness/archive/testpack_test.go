@@ -156,21 +156,23 @@ func (c *testCosigner) line(note []byte) string {
 
 // testPack is a pack before it is encoded.
 type testPack struct {
-	w       *testWorld
-	m       Manifest
-	rows    map[string][]Row // by folder of the log
-	answers []Answer
-	places  map[string]EntryPlace // by folder of the entry
-	outages []Outage
-	raw     map[string][]byte // all other files
-	stamp   Time              // of the token; zero for none
-	token   []byte            // if it is another one
-	signer  note.Signer
-	text    string         // of the note, if it is another one
-	more    string         // behind the note
-	linked  bool           // the rows are not linked again
-	wanted  map[int]string // other JSON for what is wanted, by answer
-	unbound string         // name of the checkpoint whose row says another row before it
+	w        *testWorld
+	m        Manifest
+	rows     map[string][]Row // by folder of the log
+	answers  []Answer
+	places   map[string]EntryPlace // by folder of the entry
+	outages  []Outage
+	raw      map[string][]byte // all other files
+	stamp    Time              // of the token; zero for none
+	token    []byte            // if it is another one
+	signer   note.Signer
+	text     string         // of the note, if it is another one
+	more     string         // behind the note
+	linked   bool           // the rows are not linked again
+	wanted   map[int]string // other JSON for what is wanted, by answer
+	unbound  string         // name of the checkpoint whose row says another row before it
+	ledger   []string       // raw rows of the outage ledger
+	noLedger bool           // the file of them is missing
 
 	encoded  []byte
 	manifest [32]byte
@@ -184,10 +186,13 @@ type testWorld struct {
 	maker     note.Signer
 	vkey      string
 	packs     []*testPack
+	ledger    ledgerPlace       // of the last pack
+	reporter  *ecdsa.PrivateKey // signs reports
 }
 
 func newTestWorld(t testing.TB) *testWorld {
-	w := &testWorld{t: t, cosigners: []testCosigner{newTestCosigner("witness.example.com/w1", false), newTestCosigner("witness.example.com/pq", true)}}
+	w := &testWorld{t: t, cosigners: []testCosigner{newTestCosigner("witness.example.com/w1", false), newTestCosigner("witness.example.com/pq", true)},
+		reporter: must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))}
 	w.setMaker()
 	return w
 }
@@ -215,7 +220,53 @@ func (w *testWorld) pack() *testPack {
 			Cosigners: []string{w.cosigners[0].vkey, w.cosigners[1].vkey}, Rows: Rows{l.rows + 1, l.rows}, Before: l.after, After: l.after})
 	}
 	slices.SortFunc(p.m.Logs, func(a, b Log) int { return cmp.Compare(a.Origin, b.Origin) })
+	p.m.Ledger = &Ledger{Rows{w.ledger.Last + 1, w.ledger.Last}, w.ledger.Hash, w.ledger.Hash}
 	return p
+}
+
+// record adds a row of the outage ledger.
+func (p *testPack) record(kind, body string) {
+	l := p.m.Ledger
+	previous := ""
+	if l.Rows.Last++; l.Rows.Last > 1 {
+		previous = hex.EncodeToString(l.After[:])
+	}
+	row := fmt.Sprintf(`{"seq":%d,"at":"2026-03-01T%02d:00:00.5Z","kind":%q,"previous":%q,"body":%s}`, l.Rows.Last, p.m.Period.From.Hour()+1, kind, previous, body)
+	p.ledger = append(p.ledger, row)
+	l.After = sha256.Sum256([]byte(row))
+}
+
+// rehash makes the hash of every row of the ledger right again.
+func (p *testPack) rehash() {
+	hash := p.m.Ledger.Before
+	for i, row := range p.ledger {
+		previous := ""
+		if hash != (Hex{}) {
+			previous = hex.EncodeToString(hash[:])
+		}
+		before, rest, _ := strings.Cut(row, `"previous":"`)
+		_, rest, _ = strings.Cut(rest, `"`)
+		p.ledger[i] = before + `"previous":"` + previous + `"` + rest
+		hash = sha256.Sum256([]byte(p.ledger[i]))
+	}
+	p.m.Ledger.After = hash
+}
+
+// write adds a report.
+func (p *testPack) write(id string) {
+	if p.m.Reports == nil {
+		p.m.Reports = &Reports{Keys: [][]byte{must(x509.MarshalPKIXPublicKey(p.w.reporter.Public()))}}
+	}
+	report := fmt.Appendf(nil, `{"report":%q}`, id)
+	p.raw["reports/"+id+".json"], p.raw["reports/"+id+".md"], p.raw["reports/"+id+".dsse"] = report, []byte("# Report\n"), p.w.envelope("application/json", report)
+	p.m.Reports.List = append(p.m.Reports.List, ReportEntry{id, Time{p.m.Period.From.Add(time.Minute)}, "private log 7", true})
+}
+
+// envelope signs a report.
+func (w *testWorld) envelope(kind string, report []byte) []byte {
+	digest := sha256.Sum256(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(report), report))
+	signature := must(ecdsa.SignASN1(rand.Reader, w.reporter, digest[:]))
+	return fmt.Appendf(nil, `{"payloadType":%q,"payload":%q,"signatures":[{"keyid":"x","sig":%q}]}`, kind, base64.StdEncoding.EncodeToString(report), base64.StdEncoding.EncodeToString(signature))
 }
 
 func (p *testPack) log(origin string) *Log {
@@ -326,6 +377,12 @@ func (p *testPack) files() map[string][]byte {
 		}
 	}
 	files[outagesFile] = jsonLines(p.outages)
+	if _, other := files[ledgerFile]; p.m.Ledger != nil && !other && !p.noLedger {
+		files[ledgerFile] = nil
+		for _, row := range p.ledger {
+			files[ledgerFile] = append(append(files[ledgerFile], row...), '\n')
+		}
+	}
 	return files
 }
 
@@ -366,6 +423,9 @@ func (p *testPack) done() *testPack {
 	p.encode()
 	for _, l := range p.w.logs {
 		l.after = p.log(l.origin).After
+	}
+	if l := p.m.Ledger; l != nil {
+		p.w.ledger = ledgerPlace{l.Rows.Last, l.After}
 	}
 	p.w.packs = append(p.w.packs, p)
 	return p

@@ -96,6 +96,11 @@ type Summary struct {
 	Entries uint64       `json:"entries"`
 	Wanted  uint64       `json:"wanted"`
 	Outages uint64       `json:"outages"`
+	// Ledger is what the pack has of the outage ledger; nil if the pack is one without.
+	Ledger *LedgerSummary `json:"ledger,omitempty"`
+	// ReportKeys are the SHA-256 of the keys that sign reports, in the order of the manifest.
+	ReportKeys []Hex           `json:"report_keys,omitempty"`
+	Reports    []ReportSummary `json:"reports,omitempty"`
 }
 
 // LogSummary is what a pack has of one log.
@@ -114,6 +119,19 @@ type LogSummary struct {
 	Cosignatures        uint64 `json:"cosignatures"`
 	CosignaturesVouched uint64 `json:"cosignatures_vouched"`
 	Quarantined         bool   `json:"quarantined"`
+}
+
+// LedgerSummary is what a pack has of the outage ledger.
+type LedgerSummary struct {
+	Rows Rows `json:"rows"`
+	// Kinds are how many rows there are of each kind.
+	Kinds map[string]uint64 `json:"kinds"`
+}
+
+// ReportSummary is one report in a pack. Verified says that its signature is that of a report key.
+type ReportSummary struct {
+	ReportEntry
+	Verified bool `json:"verified"`
 }
 
 // maxRemarks is how many findings and how many errors a report names.

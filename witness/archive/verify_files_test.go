@@ -167,7 +167,7 @@ func (n *jsonNode) others() []any {
 }
 
 // said are the values that only the maker's signature stands for: another one, signed, is as good.
-var said = regexp.MustCompile(`^(manifest\.json \.(archive\.vantage|built|period\.from: 2026-03-01T01|period\.(to|time_zone|schedule)|time_stamping_authority|notes\[\]|previous\.name: .*tarx for|logs\[\]\.(name|folder: logs/tilesx for|keys\[\]|cosigners\[\]: removed|quarantine: null.*|quarantine\.(reason|at))|trust\[\]\.(from|to: .*Z for .*Z))|` +
+var said = regexp.MustCompile(`^(manifest\.json \.(archive\.vantage|built|period\.from: 2026-03-01T01|period\.(to|time_zone|schedule)|time_stamping_authority|notes\[\]|previous\.name: .*tarx for|logs\[\]\.(name|folder: logs/tilesx for|keys\[\]|cosigners\[\]: removed|quarantine: null.*|quarantine\.(reason|at))|reports\.list\[\]\.(at|place)|trust\[\]\.(from|to: .*Z for .*Z))|` +
 	`entries\.jsonl \.(wanted\.(digest|identity|uuid|index): .*x for|wanted\.log: removed|looked|complete|found\[\]: removed)|` +
 	`outages\.jsonl \.(from|to|text|origin: removed)|` +
 	`logs/.*/checkpoints\.jsonl \.(last_seen|cosignatures\[\]: removed))`)

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -127,6 +128,13 @@ func (d *decoder) value(v reflect.Value) error {
 	case reflect.Struct:
 		return d.object(v)
 	case reflect.Slice:
+		if v.Type() == reflect.TypeFor[rawJSON]() {
+			d.space()
+			from := d.at
+			err := d.skip()
+			v.SetBytes(bytes.Clone(d.data[from:d.at]))
+			return err
+		}
 		if v.Type().Elem().Kind() == reflect.Uint8 {
 			return d.bytes(v)
 		}

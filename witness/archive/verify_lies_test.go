@@ -214,7 +214,7 @@ func (r *renamed) KeyHash() uint32 {
 
 func TestLies(t *testing.T) {
 	var lies []lie
-	for _, list := range [][]lie{manifestLies, rowLies, quarantineLies(), entryLies} {
+	for _, list := range [][]lie{manifestLies, rowLies, quarantineLies(), entryLies, ledgerLies, reportLies} {
 		lies = append(lies, list...)
 	}
 	for _, l := range lies {

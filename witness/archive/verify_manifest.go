@@ -200,6 +200,8 @@ func (p *pack) follows(before *pack, alone bool) {
 			bad("log %.120q: the pack before has it, and it is missing here", origin)
 		}
 	}
+	p.followsLedger(b.Ledger)
+	p.followsReports(b.Reports)
 }
 
 // isControl says whether a character breaks what is written in lines.

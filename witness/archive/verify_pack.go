@@ -73,6 +73,12 @@ func (v *verification) pack(ctx context.Context, in Input) (*pack, error) {
 	if err := p.checkOutages(); err != nil {
 		return p, err
 	}
+	if err := p.checkLedger(ctx); err != nil {
+		return p, err
+	}
+	if err := p.checkReports(ctx); err != nil {
+		return p, err
+	}
 	p.checkTrust()
 	for i, used := range p.used {
 		if !used && !p.partial && p.m.Files[i].Name != reportFile {
@@ -280,6 +286,11 @@ func (p *pack) file(r *remarks, place, name string, limit int64) ([]byte, error)
 
 // lines calls line for each line of a JSONL file, decoded into a new T.
 func lines[T any](p *pack, name string, line func(place string, v *T) error) error {
+	return rawLines(p, name, func(place string, _ []byte, v *T) error { return line(place, v) })
+}
+
+// rawLines is lines that also gives the line itself, without its newline.
+func rawLines[T any](p *pack, name string, line func(place string, raw []byte, v *T) error) error {
 	p.use(name)
 	c, err := p.content(&p.remarks, name, name, 0)
 	if c == nil || err != nil {
@@ -306,12 +317,13 @@ func lines[T any](p *pack, name string, line func(place string, v *T) error) err
 			return err
 		}
 		v := new(T)
-		if err := d.decode(raw[:len(raw)-1], v); err != nil {
+		raw = raw[:len(raw)-1]
+		if err := d.decode(raw, v); err != nil {
 			p.errorf(place, "the line is not what it should be: %v", err)
 			p.partial = true
 			continue
 		}
-		if err := line(place, v); err != nil {
+		if err := line(place, raw, v); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,8 @@ package archive
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,6 +46,11 @@ func newChain(t testing.TB) *testWorld {
 		{Wanted{Identity: "nobody@example.com"}, []Found{}, "all of it", true},
 	}
 	p.outages = []Outage{{"", "stopped", at(110), &Time{at(120).Time}, "an update"}, {v1Origin, "unreachable", at(90), nil, "no route"}}
+	p.record("state", `{"component":"rekor/read","from":"live","to":"fallback","cause":{"code":"TIMEOUT","text":"no answer"}}`)
+	p.record("exception", `{"id":"e1","event":"approved","policy":"images","numbers":[1.5e3,-2,null,true],"until":"2026-03-02T00:00:00Z"}`)
+	p.record("state", `{"component":"rekor/read","from":"fallback","to":"recovering"}`)
+	p.write("drill-1")
+	p.write("reconcile-1")
 	p.done()
 
 	late := newTestLog(lateOrigin, "logs/late", "witnessed", 40)
@@ -55,6 +62,9 @@ func newChain(t testing.TB) *testWorld {
 	p.entry(tiles, 8, 9)
 	p.answers = []Answer{{Wanted{UUID: "1"}, []Found{{"entries/000001"}}, "all of it", true}}
 	p.accuse(late)
+	p.record("state", `{"component":"rekor/read","from":"recovering","to":"live"}`)
+	p.record("drill", `"of another form"`)
+	p.write("reconcile-2")
 	p.done()
 
 	p = w.pack()
@@ -113,6 +123,12 @@ func TestVerify(t *testing.T) {
 		}
 	}
 	first := r.Packs[0]
+	if l := first.Ledger; l == nil || l.Rows != (Rows{1, 3}) || l.Kinds["state"] != 2 || l.Kinds["exception"] != 1 {
+		t.Errorf("ledger: %+v", l)
+	}
+	if len(first.Reports) != 2 || first.Reports[1].ID != "reconcile-1" || !first.Reports[0].Verified || !first.Reports[1].Verified || len(first.ReportKeys) != 1 || first.ReportKeys[0] != sha256.Sum256(must(x509.MarshalPKIXPublicKey(w.reporter.Public()))) {
+		t.Errorf("reports: %+v, keys %v", first.Reports, first.ReportKeys)
+	}
 	if first.Entries != 3 || first.Wanted != 4 || first.Outages != 2 || first.Signer != "the authority" || !first.Stamped.Equal(at(202).Truncate(time.Second)) {
 		t.Errorf("first: %+v", first)
 	}
