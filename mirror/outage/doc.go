@@ -4,7 +4,8 @@
 // log, a TUF repository, a service. It probes them, is told what real traffic met ([Monitor.Observe]), and
 // moves each by a machine that is a pure function of what is recorded, what came since, and the time:
 //
-//	live, degraded           errors come faster than the objective allows, in two windows at once; back at half of that
+//	live -> degraded         errors come faster than the objective allows, in two windows at once, or a log does not grow
+//	degraded -> live         at less than half of that, after five minutes at the soonest, and when it grows again
 //	live, degraded, recovering -> fallback
 //	                         failures in a row, or half of what came in 30 s
 //	fallback -> recovering   successes in a row, over a while that doubles each time it falls back soon again
@@ -24,8 +25,11 @@
 //   - An upstream that takes connections and does not answer is in fallback 4.5 s later at most, with the
 //     defaults: the next probe starts within 2 s, a second one 0.5 s later because the first is not answered, and
 //     2 s after its start that one has failed as well. Jitter makes the time between probes shorter, never longer.
+//   - An upstream that flaps changes its state some forty times an hour at most: who falls back soon after a
+//     recovery must answer twice as long before the next one.
 //   - It is polite: one probe every two seconds, a bound on those under way, Retry-After obeyed. While an
 //     upstream forbids asking it counts as not answering, though nothing is sent.
+//   - Requests that fail together count as one: a connection that breaks under fifty of them is no outage.
 //
 // The circuit breaker is a few lines of the machine and not one of the libraries: theirs keep their own
 // clock and their own memory, and this one must be driven by a fake clock, be written down, and start
