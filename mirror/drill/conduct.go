@@ -415,8 +415,8 @@ func (d *drill) look(ctx context.Context) (settled bool) {
 	if !ended && open && m.opened == nil && !m.wasOpen {
 		m.opened = new(time.Since(d.arming.began))
 	}
-	if m.wasOpen && m.opened == nil {
-		m.opened = new(time.Duration(0))
+	if m.wasOpen && !ended {
+		m.opened, m.closed = new(time.Duration(0)), m.closed || !open
 	}
 	if len(m.fell) > 0 && d.reconcile {
 		settled = settled && reconciled

@@ -37,5 +37,4 @@ const (
 	codeRestarted = "RESTARTED"
 	codePanic     = "PANIC"
 	codeClock     = "CLOCK_JUMPED"
-	codeLedger    = "LEDGER" // the database refused a row
 )

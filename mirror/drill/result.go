@@ -93,6 +93,7 @@ type measures struct {
 	settled               *time.Duration
 	state                 map[string]outage.State // the last one
 	wasOpen, open         bool                    // whether the private log took entries: before, and at the end
+	closed                bool                    // whether it did before, and not all the while
 	reconciled            bool
 	served, failed        uint64
 	lastFailure           string
@@ -171,6 +172,13 @@ func (m *measures) score(e *expectations) (missed []string) {
 			miss("%s fell back %d times, and %d is the most: hysteresis does not hold it", p.name, n, maxFlaps)
 		}
 	}
+	switch {
+	case !e.log:
+	case m.closed:
+		miss("the private log, which was open before, closed while upstream was away")
+	case m.opened != nil && !m.wasOpen && !e.needsLog():
+		miss("the private log opened, and the path that takes entries was not away")
+	}
 	if e.needsLog() {
 		_, fallen := m.fell[e.writePath()]
 		switch {
@@ -187,7 +195,7 @@ func (m *measures) score(e *expectations) (missed []string) {
 	switch {
 	case len(m.fell) > 0 && e.reconcile && !m.reconciled:
 		miss("it was not reconciled within %s after the faults had ended", patience)
-	case len(m.recovered) == len(e.parts) && len(e.parts) > 0 && m.settled == nil:
+	case len(m.recovered) == len(e.parts) && len(e.parts) > 0 && m.settled == nil && (!m.open || m.wasOpen):
 		miss("not everything was as before %s after the faults had ended: %s", patience, m.states(e))
 	case m.settled != nil && *m.settled-m.slowest(m.recovered) > e.targets.Reconcile:
 		miss("all was as before %s after upstream was seen back, and had to be within %s", text(*m.settled-m.slowest(m.recovered)), e.targets.Reconcile)

@@ -44,8 +44,8 @@ func (r *Runner) plan(all []Scheduled) ([]*planned, error) {
 		if strings.TrimSpace(s.Ticket) == "" {
 			return fail("%w", ErrNoTicket)
 		}
-		if s.For <= 0 || s.For > r.cfg.MaxDuration {
-			return fail("%w: %s; it must be more than nothing and at most %s", ErrLength, s.For, r.cfg.MaxDuration)
+		if least := r.cfg.Targets.Detect + r.cfg.Targets.FallBack; s.For < least || s.For > r.cfg.MaxDuration {
+			return fail("%w: %s; take at least %s and at most %s", ErrLength, s.For, least, r.cfg.MaxDuration)
 		}
 		if strings.Contains(s.Cron, "TZ=") || strings.HasPrefix(s.Cron, "@every") {
 			return fail("cron %q: name times in UTC, such as 0 10 * * 2 or @weekly", s.Cron)
