@@ -612,6 +612,9 @@ func TestService(t *testing.T) {
 
 // TestNothingForged: a client behind the switchboard never gets a checkpoint that the log did not sign.
 func TestNothingForged(t *testing.T) {
+	if testing.Short() {
+		t.Skip("one drill after the other, of each scenario")
+	}
 	inHouse(t, nil, func(t *testing.T, h *house) {
 		client := &http.Client{Transport: h.faults.Transport(componentOf, h)}
 		for _, s := range Scenarios() {

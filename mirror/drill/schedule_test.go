@@ -50,7 +50,7 @@ func TestSchedule(t *testing.T) {
 		time.Sleep(time.Minute)
 		h.skew.Store(0)
 		time.Sleep(5 * time.Minute)
-		h.skew.Store(int64(at("03T00:09:30").Sub(time.Now())))
+		h.skew.Store(int64(time.Until(at("03T00:09:30"))))
 		time.Sleep(20 * time.Second)
 		if all := h.runner.History(0); len(all) != 2 || h.runner.Active() != nil {
 			t.Errorf("history %+v", all)
