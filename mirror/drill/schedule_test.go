@@ -14,9 +14,9 @@ func TestSchedule(t *testing.T) {
 		h := newHouse(t, sound)
 		h.config = func(c *Config) {
 			c.Schedule = []Scheduled{
-				{Cron: "10 0 * * *", Scenario: "write-only", Component: "rekor", For: time.Minute, Ticket: "OPS-3"},
-				{Cron: "11 0 * * *", Scenario: "cdn-gone", For: time.Minute, Ticket: "OPS-4"},
-				{Cron: "40 0 * * 0,6", Scenario: "fork", For: time.Minute, Ticket: "OPS-5"},
+				{Cron: "2 0 * * *", Scenario: "write-only", Component: "rekor", For: time.Minute, Ticket: "OPS-3"},
+				{Cron: "3 0 * * *", Scenario: "cdn-gone", For: time.Minute, Ticket: "OPS-4"},
+				{Cron: "5 0 * * 0,6", Scenario: "fork", For: time.Minute, Ticket: "OPS-5"},
 			}
 		}
 		h.start()
@@ -26,36 +26,36 @@ func TestSchedule(t *testing.T) {
 		}
 		until := func(clock string) { time.Sleep(at(clock).Sub(h.now())) }
 		next := h.runner.Schedule()
-		if len(next) != 3 || !next[0].Next.Equal(at("01T00:10:00")) || !next[1].Next.Equal(at("01T00:11:00")) || !next[2].Next.Equal(at("01T00:40:00")) {
+		if len(next) != 3 || !next[0].Next.Equal(at("01T00:02:00")) || !next[1].Next.Equal(at("01T00:03:00")) || !next[2].Next.Equal(at("01T00:05:00")) {
 			t.Errorf("schedule %+v", next)
 		}
-		until("01T00:09:59")
+		until("01T00:01:59")
 		if h.runner.Active() != nil || len(h.runner.History(0)) != 0 {
 			t.Error("too early")
 		}
-		until("01T00:10:11")
+		until("01T00:02:11")
 		if a := h.runner.Active(); a == nil || a.Scenario != "write-only" || a.By != "schedule" || a.Ticket != "OPS-3" {
 			t.Fatalf("active %+v", a)
 		}
-		until("01T00:11:30") // the second one met the end of the first, and was not begun
+		until("01T00:03:30") // the second one met the end of the first, and was not begun
 		if all := h.runner.History(0); len(all) != 1 || all[0].Outcome != outcomePassed {
 			t.Errorf("history %+v", all)
 		}
-		until("01T00:50:00")
+		until("01T00:07:00")
 		if all := h.runner.History(0); len(all) != 2 || all[0].Scenario != "fork" || all[0].Outcome != outcomePassed {
 			t.Errorf("history %+v", all)
 		}
 		// The clock jumps over times, back, and on: nothing is begun late, and nothing twice.
-		h.skew.Store(int64(24 * time.Hour))
+		h.skew.Store(int64(24*time.Hour + 10*time.Minute))
 		time.Sleep(time.Minute)
 		h.skew.Store(0)
-		time.Sleep(5 * time.Minute)
-		h.skew.Store(int64(time.Until(at("03T00:09:30"))))
+		time.Sleep(time.Minute)
+		h.skew.Store(int64(time.Until(at("03T00:01:30"))))
 		time.Sleep(20 * time.Second)
 		if all := h.runner.History(0); len(all) != 2 || h.runner.Active() != nil {
 			t.Errorf("history %+v", all)
 		}
-		until("03T00:10:11")
+		until("03T00:02:11")
 		if a := h.runner.Active(); a == nil || a.Scenario != "write-only" {
 			t.Fatalf("active %+v", a)
 		}
