@@ -295,7 +295,7 @@ func TestConfigPathsAll(t *testing.T) {
 data_dir: here
 trusted_root: here
 tuf: {url: 'https://tuf.example', root: here}
-trust: {repository: here, snapshot_key: here, timestamp_key: 'awskms://here', passphrase_file: here}
+trust: {repository: here, snapshot_key: here, timestamp_key: 'awskms://here', signing_key: here, passphrase_file: here}
 witness: {keys: [here], mirror_keys: [here], log_list: here, logs: [{public_key: here}]}
 archive:
   key: here
@@ -328,7 +328,7 @@ logs:
 	if want := filepath.Join(filepath.Dir(dir), "there"); c.Archive.Destinations[0].Directory != want {
 		t.Errorf("destination %s, want %s", c.Archive.Destinations[0].Directory, want)
 	}
-	if n := bytes.Count(text, []byte(strconv.Quote(filepath.Join(dir, "here")))); n != 25 || !bytes.Contains(text, []byte(`"awskms://here"`)) {
+	if n := bytes.Count(text, []byte(strconv.Quote(filepath.Join(dir, "here")))); n != 26 || !bytes.Contains(text, []byte(`"awskms://here"`)) {
 		t.Errorf("%d paths in %s", n, text)
 	}
 }
