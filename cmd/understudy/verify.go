@@ -20,7 +20,7 @@ func newVerifyCommand() *cobra.Command {
 	var o verifyOptions
 	cmd := &cobra.Command{
 		Use:   "verify FILE",
-		Short: "Verify a proof or a Sigstore bundle, offline",
+		Short: "Verify a proof or a Sigstore bundle, offline or by a server",
 		Long: `Verify checks, with no network, one of
 
   a C2SP .tlog-proof, or a JSON proof of inclusion or consistency, as
@@ -42,11 +42,17 @@ signed with a key needs --public-key. Its entry must be in a log of the trusted
 root, its certificate in a certificate log if the trusted root lists any, and a
 timestamp must show that it was signed while the certificate was valid.
 
+With --server a bundle is not checked here: an understudy is asked whether the
+artifact may be used, under a policy of its own. It gets the bundle and the
+artifact's digest, and says allow or deny, what that rests on, and why. What it
+could not decide must not be used.
+
 Exit codes: 0 it is good; 1 it is wrong, and why; 2 it could not be checked.`,
 		Example: `  understudy verify 42.tlog-proof --entry body.json --trusted-root trusted_root.json
   understudy verify proof.json --key log.example.com+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k
   understudy verify app.sigstore.json --artifact app --trusted-root trusted_root.json \
-      --certificate-identity me@example.com --certificate-oidc-issuer https://accounts.example.com`,
+      --certificate-identity me@example.com --certificate-oidc-issuer https://accounts.example.com
+  understudy verify app.sigstore.json --artifact app --server mirror.example.com:7801 --policy release`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.file = args[0]
@@ -57,6 +63,7 @@ Exit codes: 0 it is good; 1 it is wrong, and why; 2 it could not be checked.`,
 	for _, f := range o.flags() {
 		cmd.Flags().StringVar(f.value, f.name, "", f.usage)
 	}
+	cmd.Flags().BoolVar(&o.json, "json", false, "print the decision of --server as JSON")
 	return cmd
 }
 
@@ -73,6 +80,9 @@ type verifyOptions struct {
 	publicKey                string
 	identity, identityRegexp string
 	issuer, issuerRegexp     string
+
+	server, policy string // of bundles that a server decides about
+	json           bool
 }
 
 // proofKind is what a file to verify is.
@@ -106,6 +116,8 @@ func (o *verifyOptions) flags() []verifyFlag {
 		{"certificate-identity-regexp", "regular `EXPRESSION` for it (anchor it with ^ and $)", &o.identityRegexp, bundle},
 		{"certificate-oidc-issuer", "OIDC issuer `URL` that the certificate of a bundle must have", &o.issuer, bundle},
 		{"certificate-oidc-issuer-regexp", "regular `EXPRESSION` for it (anchor it with ^ and $)", &o.issuerRegexp, bundle},
+		{"server", "`ADDRESS` of the gRPC API of an understudy that decides about a bundle", &o.server, bundle},
+		{"policy", "`NAME` of the policy of --server (default: \"default\")", &o.policy, bundle},
 	}
 }
 
@@ -130,11 +142,14 @@ func verifyFile(ctx context.Context, o verifyOptions, out io.Writer) error {
 	}
 	for _, pair := range [][2]*string{
 		{&o.trustedRoot, &o.key}, {&o.trustedRoot, &o.asOf}, {&o.key, &o.asOf}, {&o.entry, &o.leafHash}, {&o.artifact, &o.artifactDigest},
-		{&o.identity, &o.identityRegexp}, {&o.issuer, &o.issuerRegexp},
+		{&o.identity, &o.identityRegexp}, {&o.issuer, &o.issuerRegexp}, {&o.server, &o.trustedRoot}, {&o.server, &o.asOf},
 	} {
 		if *pair[0] != "" && *pair[1] != "" {
 			return fmt.Errorf("--%s and --%s exclude each other: give one", o.nameOf(pair[0]), o.nameOf(pair[1]))
 		}
+	}
+	if o.server == "" && (o.policy != "" || o.json) {
+		return fmt.Errorf("--policy and --json are for what a server decides: give --server ADDRESS")
 	}
 	switch kind {
 	case kindTlogProof:
@@ -144,6 +159,9 @@ func verifyFile(ctx context.Context, o verifyOptions, out io.Writer) error {
 	case kindConsistency:
 		return o.verifyConsistency(ctx, data, out)
 	default:
+		if o.server != "" {
+			return o.verifyByServer(ctx, data, out)
+		}
 		return o.verifyBundle(ctx, data, out)
 	}
 }

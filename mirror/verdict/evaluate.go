@@ -66,7 +66,7 @@ func (v *Verifier) evaluate(ctx context.Context, r *Request) (*evaluation, error
 	if e.question {
 		return e, nil
 	}
-	v.place(ctx, e, material, verified)
+	v.guarded(e, func() { v.place(ctx, e, material, verified) })
 	return e, ctx.Err()
 }
 
@@ -120,7 +120,7 @@ func (v *Verifier) ask(e *evaluation, r *Request) {
 	if r.Identity == nil && len(r.PublicKey) == 0 && !e.asked.policy.names() {
 		wrong(CodeIdentityMismatch, "nobody says who must have signed: give the identity and issuer of the certificate, or a public key, or a policy that lists them")
 	}
-	e.highRisk = !e.question && v.highRisk(e)
+	v.guarded(e, func() { e.highRisk = !e.question && v.highRisk(e) })
 }
 
 // guarded calls what reads strangers' bytes with libraries that were not made for all of them. A panic

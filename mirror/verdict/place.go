@@ -52,16 +52,20 @@ func (v *Verifier) place(ctx context.Context, e *evaluation, material root.Trust
 	for _, entry := range e.entity.entries {
 		counts := verified && (len(e.entity.entries) == 1 || e.believes(material, entry))
 		p, err := e.placeOf(material, entry)
-		if err != nil {
-			if counts {
-				unplaced = err
-			}
+		if counts && err != nil {
+			counts, unplaced = false, err
+		}
+		if p.origin == "" {
 			continue
 		}
 		h := v.c.Held(ctx, p.origin, p.index, p.leaf, p.size, p.root)
 		if h.Contradicted {
 			e.contradicted = true
-			e.add(CodeMirrorContradicts, "the mirror holds something else than entry %d of %s: %s", p.index, p.origin, cmpOr(h.Text, "somebody has shown two histories; keep the bundle as evidence"))
+			text := "the mirror holds something else than entry %d of %s"
+			if counts { // its own proof is good: both are signed
+				text += ", and the log has signed both: keep the bundle as evidence"
+			}
+			e.add(CodeMirrorContradicts, text+"%s", p.index, p.origin, after(h.Text))
 		}
 		if !counts || h.Contradicted {
 			continue
@@ -101,6 +105,13 @@ func (v *Verifier) place(ctx context.Context, e *evaluation, material root.Trust
 	}
 }
 
+func after(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
+
 func (e *evaluation) rest(rests RestsOn, p place, f mirror.Freshness) {
 	e.restsOn, e.origin, e.index, e.freshness = rests, oneLine(p.origin, maxName), p.index, f
 }
@@ -138,7 +149,8 @@ func (e *evaluation) believes(material root.TrustedMaterial, entry *tlog.Entry) 
 var rekorV1Origin = regexp.MustCompile(".* - [0-9]+$")
 
 // placeOf says where an entry stands, and proves that by the checkpoint's own numbers: sigstore-go
-// takes the size of a v1 proof from the bundle, where a wrong one makes another index.
+// takes the size of a v1 proof from the bundle, where a wrong one makes another index. With an error
+// it is what the bundle claims, as far as it does; without an origin nobody can be asked about it.
 func (e *evaluation) placeOf(material root.TrustedMaterial, entry *tlog.Entry) (place, error) {
 	tle := entry.TransparencyLogEntry()
 	p := place{index: uint64(max(tle.GetLogIndex(), 0)), leaf: storage.LeafHash(tle.GetCanonicalizedBody())}
@@ -147,9 +159,11 @@ func (e *evaluation) placeOf(material root.TrustedMaterial, entry *tlog.Entry) (
 		if !ok {
 			return p, errors.New("its log is not in the trust material")
 		}
-		if base, err := url.Parse(log.BaseURL); err == nil {
-			p.origin = base.Hostname()
+		base, err := url.Parse(log.BaseURL)
+		if err != nil || base.Hostname() == "" {
+			return p, errors.New("its log has no host in the trust material")
 		}
+		p.origin = base.Hostname()
 		return p, nil
 	}
 	lines := strings.SplitN(tle.GetInclusionProof().GetCheckpoint().GetEnvelope(), "\n", 4)
@@ -176,7 +190,8 @@ func (e *evaluation) placeOf(material root.TrustedMaterial, entry *tlog.Entry) (
 	}
 	// sigstore-go does not look at the body of a v2 entry: it makes one of the bundle.
 	for _, public := range e.publicKeys() {
-		if p.leaf, err = e.leafV2(public); err == nil && included(p.leaf) == nil {
+		if leaf, err := e.leafV2(public); err == nil && included(leaf) == nil {
+			p.leaf = leaf
 			return p, nil
 		}
 	}

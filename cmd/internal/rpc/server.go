@@ -1,5 +1,5 @@
-// Package rpc serves mirrored logs over gRPC: understudy.v1.LogService, TrustService and
-// ArchiveService, with the health and reflection services.
+// Package rpc serves mirrored logs over gRPC: understudy.v1.LogService, TrustService,
+// ArchiveService and VerificationService, with the health and reflection services.
 //
 // It is a thin adapter: it checks the form of requests, asks a [mirror.Mirror], and
 // turns what that answers or refuses into messages and status codes. What the API
@@ -24,6 +24,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/verdict"
 	understudyv1 "github.com/understudy-log/understudy/proto/understudy/v1"
 	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/witness/archive"
@@ -52,8 +53,10 @@ type Config struct {
 	// TUF is the copy of a TUF repository; nil if there is none.
 	TUF *trust.Repository
 	// Archive makes evidence packs; nil: none are made. Tree returns the tree of an origin, or nil.
-	Archive    *archive.Archive
-	Tree       func(origin string) *storage.Tree
+	Archive *archive.Archive
+	Tree    func(origin string) *storage.Tree
+	// Verifier decides about artifacts; nil: nothing is verified here.
+	Verifier   *verdict.Verifier
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
 }
@@ -73,6 +76,10 @@ func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 	count, logger := newMetrics(c.Registerer), c.Logger
 	limit := newLimiter(maxCalls, maxUnread)
 	recovered := recovered(logger)
+	largest := maxRequest
+	if c.Verifier != nil {
+		largest = maxVerifyRequest
+	}
 	s := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(count.unary, recovery.UnaryServerInterceptor(recovered), limit.unary),
 		grpc.ChainStreamInterceptor(count.stream, recovery.StreamServerInterceptor(recovered), limit.stream),
@@ -82,7 +89,7 @@ func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(10 * time.Second),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.MaxRecvMsgSize(maxRequest),
+		grpc.MaxRecvMsgSize(largest),
 		grpc.MaxSendMsgSize(maxAnswer),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.WaitForHandlers(true),
@@ -93,8 +100,9 @@ func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 		c.Tree = func(string) *storage.Tree { return nil }
 	}
 	understudyv1.RegisterArchiveServiceServer(s, &archiveService{archive: c.Archive, tree: c.Tree, logger: c.Logger})
+	understudyv1.RegisterVerificationServiceServer(s, &verificationService{verifier: c.Verifier, limit: newRateLimiter(decisionsPerSecond, decisionsBurst), logger: c.Logger})
 	h := health.NewServer()
-	for _, service := range []string{understudyv1.ArchiveService_ServiceDesc.ServiceName, understudyv1.LogService_ServiceDesc.ServiceName, understudyv1.TrustService_ServiceDesc.ServiceName} {
+	for _, service := range []string{understudyv1.ArchiveService_ServiceDesc.ServiceName, understudyv1.LogService_ServiceDesc.ServiceName, understudyv1.TrustService_ServiceDesc.ServiceName, understudyv1.VerificationService_ServiceDesc.ServiceName} {
 		h.SetServingStatus(service, grpc_health_v1.HealthCheckResponse_SERVING)
 	}
 	grpc_health_v1.RegisterHealthServer(s, h)
