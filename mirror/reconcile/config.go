@@ -100,9 +100,9 @@ type Monitor interface {
 
 // Defaults of Config.
 const (
-	DefaultPerSecond        = 16 // the public v1 allows 975 a minute
-	DefaultAtOnce           = 16
-	DefaultRollbackPatience = time.Minute
+	defaultPerSecond        = 16 // the public v1 allows 975 a minute
+	defaultAtOnce           = 16
+	defaultRollbackPatience = time.Minute
 )
 
 // Config is what a Reconciler is made from. A database has one Reconciler.
@@ -130,9 +130,9 @@ type Config struct {
 	// fallback is no finding. Nil: there are no drills.
 	Drill func(component string) string
 
-	PerSecond        float64       // submissions a second; 0 is DefaultPerSecond
-	AtOnce           int           // submissions, and decisions, at a time; 0 is DefaultAtOnce
-	RollbackPatience time.Duration // how long a log may show less than before; 0 is DefaultRollbackPatience
+	PerSecond        float64       // submissions a second; 0 is defaultPerSecond
+	AtOnce           int           // submissions, and decisions, at a time; 0 is defaultAtOnce
+	RollbackPatience time.Duration // how long a log may show less than before; 0 is defaultRollbackPatience
 
 	Logger  *slog.Logger
 	Metrics *Metrics
@@ -143,13 +143,13 @@ func (c *Config) setDefaults() {
 		c.Now = time.Now
 	}
 	if c.PerSecond <= 0 {
-		c.PerSecond = DefaultPerSecond
+		c.PerSecond = defaultPerSecond
 	}
 	if c.AtOnce <= 0 {
-		c.AtOnce = DefaultAtOnce
+		c.AtOnce = defaultAtOnce
 	}
 	if c.RollbackPatience <= 0 {
-		c.RollbackPatience = DefaultRollbackPatience
+		c.RollbackPatience = defaultRollbackPatience
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

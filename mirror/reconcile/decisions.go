@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -167,43 +169,54 @@ func (r *Reconciler) mine(x *run) func(decision) bool {
 	}
 }
 
+// again is what verifying decisions gave that is not recorded yet.
+type again struct {
+	mu      sync.Mutex // guards the fields below
+	known   map[uint64]verifiedAgain
+	changed map[uint64]*ChangedError // upstream gives another entry than these rest on
+}
+
 // decide verifies decisions again, in batches, until none is left.
 func (r *Reconciler) decide(ctx context.Context, x *run) error {
-	known := map[uint64]Decided{}
+	a := &again{known: map[uint64]verifiedAgain{}, changed: map[uint64]*ChangedError{}}
 	for r.cfg.Again != nil {
 		if err := r.follow(); err != nil {
 			return err
 		}
-		some := r.decisions.some(batch, r.mine(x))
+		mine := r.mine(x)
+		some := r.decisions.some(batch, func(d decision) bool { return a.changed[d.seq] == nil && mine(d) })
 		if len(some) == 0 {
 			break
 		}
-		err := r.retry(ctx, func(ctx context.Context) error { return r.verifyAgain(ctx, some, known) })
-		if changed, ok := errors.AsType[*ChangedError](err); ok {
-			// It stays unreconciled: nobody should think otherwise while upstream gives another entry.
-			return r.changed(changed)
-		}
-		if err != nil {
+		if err := r.retry(ctx, func(ctx context.Context) error { return r.verifyAgain(ctx, some, a) }); err != nil {
 			return err
 		}
-		if err := r.decided(x, some, known); err != nil {
+		// Those stay unreconciled: nobody should think otherwise while upstream gives another entry.
+		some = slices.DeleteFunc(some, func(d decision) bool { return a.changed[d.seq] != nil })
+		if len(some) == 0 {
+			continue
+		}
+		if err := r.decided(x, some, a.known); err != nil {
 			return err
 		}
+	}
+	if len(a.changed) > 0 {
+		return changedEntries(x, a.changed)
 	}
 	x.Phase = phaseSubmit
 	return nil
 }
 
 // verifyAgain verifies decisions that are not known yet. What is known when it fails stays known.
-func (r *Reconciler) verifyAgain(ctx context.Context, some []decision, known map[uint64]Decided) error {
-	var (
-		mu    sync.Mutex // guards known
-		group errgroup.Group
-		first *ChangedError
-	)
+func (r *Reconciler) verifyAgain(ctx context.Context, some []decision, a *again) error {
+	var group errgroup.Group
 	group.SetLimit(r.cfg.AtOnce)
 	for _, one := range some {
-		if _, ok := known[one.seq]; ok {
+		a.mu.Lock()
+		_, ok := a.known[one.seq]
+		ok = ok || a.changed[one.seq] != nil
+		a.mu.Unlock()
+		if ok {
 			continue
 		}
 		group.Go(func() error {
@@ -211,30 +224,24 @@ func (r *Reconciler) verifyAgain(ctx context.Context, some []decision, known map
 				return context.Cause(ctx)
 			}
 			d, err := r.verifyOne(ctx, one)
-			mu.Lock()
-			defer mu.Unlock()
+			a.mu.Lock()
+			defer a.mu.Unlock()
 			if changed, ok := errors.AsType[*ChangedError](err); ok {
-				if first == nil || changed.Index < first.Index {
-					first = changed
-				}
+				a.changed[one.seq] = changed
 				return nil
 			}
 			if err == nil {
-				known[one.seq] = d
+				a.known[one.seq] = d
 			}
 			return err
 		})
 	}
-	err := group.Wait()
-	if first != nil { // a contradiction counts, whatever else went wrong
-		return first
-	}
-	return err
+	return group.Wait()
 }
 
 // verifyOne verifies one decision again, and asks upstream for the entry that it rests on.
-func (r *Reconciler) verifyOne(ctx context.Context, one decision) (Decided, error) {
-	d := Decided{Seq: one.seq, Origin: one.origin, Unasked: true}
+func (r *Reconciler) verifyOne(ctx context.Context, one decision) (verifiedAgain, error) {
+	d := verifiedAgain{Seq: one.seq, Origin: one.origin, Unasked: true}
 	at, found := ledger.Row{}, errors.New("found")
 	err := r.cfg.Ledger.Rows(one.seq, func(row ledger.Row) error {
 		at = row
@@ -264,7 +271,7 @@ func (r *Reconciler) verifyOne(ctx context.Context, one decision) (Decided, erro
 }
 
 // decided records what verifying a batch gave.
-func (r *Reconciler) decided(x *run, some []decision, known map[uint64]Decided) error {
+func (r *Reconciler) decided(x *run, some []decision, known map[uint64]verifiedAgain) error {
 	seqs := make([]uint64, len(some))
 	body := row{Event: "decisions", Reconcile: len(some), Upto: some[len(some)-1].seq}
 	records := map[string][]byte{}
@@ -274,7 +281,7 @@ func (r *Reconciler) decided(x *run, some []decision, known map[uint64]Decided) 
 		seqs[i] = one.seq
 		put(records, decidedName(one.seq), struct {
 			Run string `json:"run"`
-			Decided
+			verifiedAgain
 		}{x.ID, d})
 		t.Total++
 		switch d.Result {
@@ -308,13 +315,31 @@ func (r *Reconciler) decided(x *run, some []decision, known map[uint64]Decided) 
 	return nil
 }
 
-// changed makes a finding of an entry that upstream gives otherwise.
-func (r *Reconciler) changed(e *ChangedError) error {
+// changedEntries makes a finding of entries that upstream gives otherwise; the one with the lowest index
+// is named, and the decisions that rest on any are listed.
+func changedEntries(x *run, changed map[uint64]*ChangedError) error {
+	var lowest *ChangedError
+	indexes := map[uint64]bool{}
+	for _, seq := range slices.Sorted(maps.Keys(changed)) {
+		e := changed[seq]
+		indexes[e.Index] = true
+		if lowest == nil || e.Index < lowest.Index {
+			lowest = e
+		}
+		if len(x.Decisions.List) < listed {
+			x.Decisions.List = append(x.Decisions.List, verifiedAgain{Seq: seq, Result: Differs, Text: e.Error(), Origin: e.Origin, Index: e.Index, Changed: true})
+		}
+	}
+	x.Decisions.Changed = len(changed)
+	text := lowest.Error()
+	if n := len(indexes) - 1; n > 0 {
+		text += fmt.Sprintf("; %d more entries that decisions rest on are others, too", n)
+	}
 	return &findingError{
-		finding: Finding{
-			Code: outage.CodeChangedEntry, Origin: e.Origin, Named: true, First: e.Index, Next: e.Index + 1,
-			Held: e.Held, Found: e.Theirs, Text: e.Error(),
+		finding: finding{
+			Code: outage.CodeChangedEntry, Origin: lowest.Origin, Named: true, First: lowest.Index, Next: lowest.Index + 1,
+			Held: lowest.Held, Found: lowest.Theirs, Text: text,
 		},
-		evidence: map[string][]byte{"answer": e.Answer},
+		evidence: map[string][]byte{"answer": lowest.Answer},
 	}
 }

@@ -33,7 +33,7 @@ func (r *Reconciler) proveHead(ctx context.Context, x *run) error {
 			return err
 		}
 	}
-	var proofs []Consistency
+	var proofs []prefixProof
 	err := r.retry(ctx, func(ctx context.Context) (err error) {
 		proofs, err = r.prove(ctx, x, u)
 		return err
@@ -109,12 +109,12 @@ func (r *Reconciler) compare(ctx context.Context, x *run, u *Upstream) (*shorter
 }
 
 // prove fetches and verifies the proofs that the heads held are prefixes of those of now.
-func (r *Reconciler) prove(ctx context.Context, x *run, u *Upstream) ([]Consistency, error) {
+func (r *Reconciler) prove(ctx context.Context, x *run, u *Upstream) ([]prefixProof, error) {
 	now := map[string]Head{}
 	for _, h := range u.Heads() {
 		now[h.Origin] = h
 	}
-	var proofs []Consistency
+	var proofs []prefixProof
 	for _, first := range x.Heads {
 		last := now[first.Origin]
 		head, err := first.head()
@@ -136,7 +136,7 @@ func (r *Reconciler) prove(ctx context.Context, x *run, u *Upstream) ([]Consiste
 			}
 			return nil, fmt.Errorf("the tree of %d entries of %q is not proven to precede that of %d: %w", first.Size, first.Origin, last.Size, err)
 		}
-		p := Consistency{Origin: first.Origin, First: first, Last: headsJSON([]Head{last})[0], Hashes: []string{}}
+		p := prefixProof{Origin: first.Origin, First: first, Last: headsJSON([]Head{last})[0], Hashes: []string{}}
 		for _, h := range hashes {
 			p.Hashes = append(p.Hashes, h.String())
 		}
@@ -169,7 +169,7 @@ func (r *Reconciler) forked(ctx context.Context, u *Upstream, err error) *findin
 // fork makes a finding of evidence, and names where the trees differ, if that is known.
 func fork(ctx context.Context, u *Upstream, e Evidence) *findingError {
 	found := &findingError{
-		finding:  Finding{Code: outage.CodeFork, Origin: e.Origin, Text: plain(e.Reason, 2*maxRefusal)},
+		finding:  finding{Code: outage.CodeFork, Origin: e.Origin, Text: plain(e.Reason, 2*maxRefusal)},
 		evidence: map[string][]byte{"first": e.First, "second": e.Second},
 	}
 	if u.Differs == nil || e.Origin == "" {
@@ -211,7 +211,7 @@ func lostTail(u *Upstream, known []headJSON, less shorter, since time.Time) *fin
 		}
 	}
 	return &findingError{
-		finding: Finding{
+		finding: finding{
 			Code: outage.CodeLostTail, Origin: origin, Named: true, First: less.Size, Next: less.Newest,
 			Text: fmt.Sprintf("%q had %d entries and shows %d since %s: the entries [%d, %d) are missing", origin, less.Newest, less.Size, since.UTC().Format(time.RFC3339), less.Size, less.Newest),
 		},

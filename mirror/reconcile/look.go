@@ -113,10 +113,11 @@ func (r *Reconciler) beginFound(log string, x *run, found *findingError) (*run, 
 			return nil, err
 		}
 	}
+	r.activate(x)
 	if x.Finding == nil {
 		if err := r.quarantine(x, found); err != nil {
 			return nil, err
 		}
 	}
-	return r.activate(x), nil
+	return x, nil
 }

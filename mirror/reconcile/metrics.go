@@ -72,7 +72,7 @@ func (m *Metrics) watch(r *Reconciler) {
 		}))
 }
 
-func (m *Metrics) decided(same int, others []Decided) {
+func (m *Metrics) decided(same int, others []verifiedAgain) {
 	if m == nil {
 		return
 	}
@@ -90,7 +90,7 @@ func (m *Metrics) sent(group []result) {
 	if m == nil {
 		return
 	}
-	outcomes := map[string]string{CodeRefused: "refused", CodeNotKept: "not_kept", CodeUnreadable: "unreadable", CodeFailed: "failed"}
+	outcomes := map[string]string{codeRefused: "refused", codeNotKept: "not_kept", codeUnreadable: "unreadable", codeFailed: "failed"}
 	for _, one := range group {
 		outcome := "submitted"
 		if one.unsent != nil {

@@ -161,12 +161,14 @@ func (d *randomDay) play() {
 		return s.Running == nil && len(s.Paused) == 0 && s.BacklogProposals == 0
 	})
 	d.sound()
+	d.life.stop()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	for p, n := range d.count {
 		if n != 1 || bytes.HasPrefix([]byte(p), []byte("bad")) {
 			d.t.Errorf("%q is %d times in the public log", p, n)
 		}
 	}
-	d.life.stop()
 }
 
 func (d *randomDay) upTo(n int) int {

@@ -111,156 +111,6 @@ func TestCrashAtEveryWrite(t *testing.T) {
 	t.Logf("%d crashes", writes)
 }
 
-// quarantined holds that a log is quarantined for a reason, and that nobody calls it live.
-func (w *world) quarantined(code string) *Document {
-	w.t.Helper()
-	w.await("quarantined and reported", func() bool {
-		return w.monitor.state("rekor/read") == outage.Quarantined && w.monitor.state("rekor/write") == outage.Quarantined && len(w.rows("done")) > 0
-	})
-	time.Sleep(time.Hour)
-	docs := w.documents()
-	d := docs[len(docs)-1]
-	if d.Outcome != "quarantined" || d.Finding == nil || d.Finding.Code != code || len(d.NotDone) == 0 {
-		w.t.Fatalf("%+v", d)
-	}
-	for _, s := range w.monitor.Status() {
-		if strings.HasPrefix(s.Component, "rekor/") && (s.State != outage.Quarantined || s.Cause.Code != code) {
-			w.t.Errorf("%+v", s)
-		}
-	}
-	if len(w.count) > 0 || w.exception == 0 {
-		w.t.Errorf("%d entries were submitted to it, and %d exceptions are open", len(w.count), w.exception)
-	}
-	return d
-}
-
-func TestFork(t *testing.T) {
-	bubble.Run(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.fork = true
-		w.played()
-		d := w.quarantined(outage.CodeFork)
-		if f := d.Finding; !f.Named || f.First != 5 || f.Origin != publicOrigin || string(d.Evidence["first"]) != "one" || string(d.Evidence["second"]) != "two" {
-			t.Errorf("%+v %q", f, d.Evidence)
-		}
-		if rows := w.rows("quarantined"); len(rows) != 1 || string(rows[0].First) != "one" {
-			t.Errorf("%+v", rows)
-		}
-		if err := w.life.r.Now(t.Context(), logName); !errors.Is(err, ErrQuarantined) {
-			t.Error(err)
-		}
-		// An operator who lets it go cannot make it another log.
-		w.monitor.release()
-		w.await("quarantined again", func() bool { return len(w.rows("done")) == 2 })
-		w.quarantined(outage.CodeFork)
-	})
-}
-
-// TestForkCrashes crashes around everything that quarantine does outside.
-func TestForkCrashes(t *testing.T) {
-	for i := 1; i <= 8; i++ {
-		for _, when := range []string{"before", "after"} {
-			bubble.Run(t, func(t *testing.T) {
-				w := newWorld(t)
-				w.fork = true
-				w.crashAt[fmt.Sprint(i, " ", when)] = true
-				w.played()
-				w.quarantined(outage.CodeFork)
-			})
-			if t.Failed() {
-				t.Fatalf("crash %s effect %d", when, i)
-			}
-		}
-	}
-}
-
-func TestLostTail(t *testing.T) {
-	for _, c := range []struct {
-		name     string
-		recovers bool
-	}{{"recovering", true}, {"in fallback", false}} {
-		t.Run(c.name, func(t *testing.T) {
-			bubble.Run(t, func(t *testing.T) {
-				w := newWorld(t)
-				w.shown = 7
-				w.played()
-				if !c.recovers { // its answers are not good
-					w.monitor.set(outage.Fallback, "rekor/read", "rekor/write")
-				}
-				d := w.quarantined(outage.CodeLostTail)
-				if f := d.Finding; !f.Named || f.First != 7 || f.Next != 10 || f.Origin != publicOrigin || string(d.Evidence["first"]) != "checkpoint 10" {
-					t.Errorf("%+v %q", f, d.Evidence)
-				}
-			})
-		})
-	}
-}
-
-// TestDrillIsNoFinding: what a drill shows of a log in fallback quarantines nothing.
-func TestDrillIsNoFinding(t *testing.T) {
-	bubble.Run(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.patch = func(c *Config) { c.Drill = func(string) string { return "drill-1" } }
-		w.shown = 7
-		w.played()
-		w.monitor.set(outage.Fallback, "rekor/read", "rekor/write")
-		time.Sleep(time.Hour)
-		if w.monitor.state("rekor/read") != outage.Fallback {
-			t.Error(w.monitor.state("rekor/read"))
-		}
-		w.mu.Lock()
-		w.shown = -1
-		w.mu.Unlock()
-		w.outage(false)
-		w.awaitLive()
-		w.sound()
-	})
-}
-
-// TestRollbackHeals: a log that shows less for a moment is no liar; also if there is a crash meanwhile.
-func TestRollbackHeals(t *testing.T) {
-	for _, crash := range []bool{false, true} {
-		bubble.Run(t, func(t *testing.T) {
-			w := newWorld(t)
-			w.shown = 7
-			w.played()
-			time.Sleep(40 * time.Second)
-			if crash {
-				w.life.stop()
-				w.start()
-			}
-			time.Sleep(10 * time.Second)
-			w.mu.Lock()
-			w.shown = -1
-			w.mu.Unlock()
-			w.awaitLive()
-			w.sound()
-			if rows := w.rows("head"); len(rows) < 2 || rows[0].Shorter == nil || rows[0].Shorter.Size != 7 {
-				t.Errorf("%+v", rows)
-			}
-		})
-	}
-}
-
-func TestChangedEntry(t *testing.T) {
-	bubble.Run(t, func(t *testing.T) {
-		w := newWorld(t)
-		w.changed[2] = true
-		w.played()
-		d := w.quarantined(outage.CodeChangedEntry)
-		if f := d.Finding; !f.Named || f.First != 2 || f.Next != 3 || f.Held != "aa" || f.Found != "bb" || string(d.Evidence["answer"]) != "theirs" || d.Decisions.Left != 3 {
-			t.Errorf("%+v %q %+v", f, d.Evidence, d.Decisions)
-		}
-		// Once upstream gives the right one and an operator has looked, all is done that was not.
-		w.mu.Lock()
-		delete(w.changed, 2)
-		w.mu.Unlock()
-		w.monitor.release()
-		w.awaitLive()
-		w.sound()
-	})
-}
-
 // TestPauses: upstream goes away in the middle, and the run goes on where it was.
 func TestPauses(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {
@@ -278,7 +128,7 @@ func TestPauses(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		w.outage(true)
 		w.await("paused", func() bool { return len(w.rows("failed")) == 1 })
-		n := len(w.count)
+		n := w.submitted()
 		if n < 10 || n > 30 {
 			t.Errorf("%d entries were submitted in 20 s", n)
 		}
@@ -289,7 +139,7 @@ func TestPauses(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(time.Hour)
-		if len(w.count) != n {
+		if w.submitted() != n {
 			t.Error("more was submitted while it was away")
 		}
 		w.outage(false)
@@ -470,12 +320,12 @@ func TestLateEntries(t *testing.T) {
 		}
 		w.played()
 		w.awaitLive()
-		w.await("late", func() bool { return w.count["late"] == 1 && w.life.r.Status().Running == nil })
+		w.await("late", func() bool { return w.times("late") == 1 && w.life.r.Status().Running == nil })
 		w.sound()
 		w.log([]byte("meant for one log"))
 		time.Sleep(time.Hour)
 		w.monitor.set(outage.Degraded, "rekor/read")
-		if w.count["meant for one log"] != 0 {
+		if w.times("meant for one log") != 0 {
 			t.Error("it was submitted while all was live")
 		}
 	})
@@ -488,12 +338,12 @@ func TestOthersAway(t *testing.T) {
 		w.monitor.set(outage.Fallback, "tuf")
 		w.played()
 		w.await("reconciled", func() bool { return w.monitor.state("rekor/write") == outage.Live })
-		if d := w.documents()[0]; d.Exceptions.Kept == "" || w.exception != 2 {
+		if d := w.documents()[0]; d.Exceptions.Kept == "" || w.open() != 2 {
 			t.Errorf("%+v", d.Exceptions)
 		}
 		w.monitor.set(outage.Live, "tuf")
 		w.awaitLive()
-		w.await("closed", func() bool { return w.exception == 0 })
+		w.await("closed", func() bool { return w.open() == 0 })
 		time.Sleep(time.Hour)
 		if n := len(w.documents()); n != 2 {
 			t.Errorf("%d reports", n)

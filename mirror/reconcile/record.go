@@ -68,16 +68,16 @@ type run struct {
 	HeadAt  time.Time     `json:"head_at,omitzero"`
 	HeldAt  time.Time     `json:"held_at,omitzero"`
 	Heads   []headJSON    `json:"heads,omitempty"`  // that the next proofs begin with
-	Proofs  []Consistency `json:"proofs,omitempty"` // the newest
+	Proofs  []prefixProof `json:"proofs,omitempty"` // the newest
 	Proven  int           `json:"proven,omitempty"` // how many proofs there were
 	Shorter *shorter      `json:"shorter,omitempty"`
 
-	Decisions  Decisions         `json:"decisions"`
-	Proposals  []*Proposals      `json:"proposals,omitempty"`
-	Exceptions ExceptionsReport  `json:"exceptions"`
-	Finding    *Finding          `json:"finding,omitempty"` // why the log is quarantined
+	Decisions  decisionCounts    `json:"decisions"`
+	Proposals  []*proposalCounts `json:"proposals,omitempty"`
+	Exceptions exceptionsReport  `json:"exceptions"`
+	Finding    *finding          `json:"finding,omitempty"` // why the log is quarantined
 	Evidence   map[string][]byte `json:"evidence,omitempty"`
-	Pauses     []Pause           `json:"pauses,omitempty"` // the first
+	Pauses     []interruption    `json:"pauses,omitempty"` // the first
 	Paused     int               `json:"paused,omitempty"`
 	Stuck      int               `json:"stuck,omitempty"` // pauses since something was last done
 	Rounds     int               `json:"rounds,omitempty"`
@@ -156,24 +156,24 @@ type row struct {
 	At     time.Time  `json:"at,omitzero"`
 
 	Heads   []headJSON    `json:"heads,omitempty"`  // held, started, head
-	Proofs  []Consistency `json:"proofs,omitempty"` // head
+	Proofs  []prefixProof `json:"proofs,omitempty"` // head
 	Shorter *shorter      `json:"shorter,omitempty"`
 
-	Decisions []Decided `json:"decisions,omitempty"` // decisions: those of this row, which are not "same"
-	Same      int       `json:"same,omitempty"`
-	Upto      uint64    `json:"upto,omitempty"` // number of the last row "decision" in it
-	Reconcile int       `json:"reconciled,omitempty"`
+	Decisions []verifiedAgain `json:"decisions,omitempty"` // decisions: those of this row, which are not "same"
+	Same      int             `json:"same,omitempty"`
+	Upto      uint64          `json:"upto,omitempty"` // number of the last row "decision" in it
+	Reconcile int             `json:"reconciled,omitempty"`
 
-	Private string      `json:"private,omitempty"` // submitted, refused
-	Origin  string      `json:"origin,omitempty"`
-	Next    uint64      `json:"next,omitempty"`
-	Entries []Submitted `json:"entries,omitempty"`
-	Refused []Unsent    `json:"refused,omitempty"`
+	Private string   `json:"private,omitempty"` // submitted, refused
+	Origin  string   `json:"origin,omitempty"`
+	Next    uint64   `json:"next,omitempty"`
+	Entries []taken  `json:"entries,omitempty"`
+	Refused []unsent `json:"refused,omitempty"`
 
 	Closed *int   `json:"closed,omitempty"` // exceptions
 	Text   string `json:"text,omitempty"`   // exceptions, failed, done
 
-	Finding *Finding `json:"finding,omitempty"` // quarantined
+	Finding *finding `json:"finding,omitempty"` // quarantined
 	First   []byte   `json:"first,omitempty"`   // evidence, as received
 	Second  []byte   `json:"second,omitempty"`
 

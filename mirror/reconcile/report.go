@@ -48,30 +48,30 @@ type Document struct {
 	// proofs that what was held is a prefix of what the log has now; Proofs is how many there were.
 	HeldAt      time.Time     `json:"held_at,omitzero"`
 	Proofs      int           `json:"proofs"`
-	Consistency []Consistency `json:"consistency"`
+	Consistency []prefixProof `json:"consistency"`
 
-	Decisions  Decisions        `json:"decisions"`
-	Proposals  []*Proposals     `json:"proposals"`
-	Exceptions ExceptionsReport `json:"exceptions"`
+	Decisions  decisionCounts    `json:"decisions"`
+	Proposals  []*proposalCounts `json:"proposals"`
+	Exceptions exceptionsReport  `json:"exceptions"`
 	// Finding is why the log is quarantined; Evidence is what proves it, as received.
-	Finding  *Finding          `json:"finding,omitempty"`
+	Finding  *finding          `json:"finding,omitempty"`
 	Evidence map[string][]byte `json:"evidence,omitempty"`
 	Paused   int               `json:"paused"` // how often upstream went away again
-	Pauses   []Pause           `json:"pauses"`
+	Pauses   []interruption    `json:"pauses"`
 	// NotDone is everything that a reader might think was done and was not, a sentence each.
 	NotDone []string `json:"not_done"`
 }
 
-// Consistency is a consistency proof (RFC 6962, section 2.1.2) between two heads of one log.
-type Consistency struct {
+// prefixProof is a consistency proof (RFC 6962, section 2.1.2) between two heads of one log.
+type prefixProof struct {
 	Origin string   `json:"origin"`
 	First  headJSON `json:"first"`
 	Last   headJSON `json:"last"`
 	Hashes []string `json:"hashes"`
 }
 
-// Decided is what verifying a decision again gave.
-type Decided struct {
+// verifiedAgain is what verifying a decision again gave.
+type verifiedAgain struct {
 	Seq     uint64 `json:"seq"` // its row in the ledger
 	ID      string `json:"id,omitempty"`
 	Result  Result `json:"result"`
@@ -83,22 +83,24 @@ type Decided struct {
 	Unasked bool `json:"unasked,omitempty"`
 }
 
-// Decisions counts decisions: Total is Same, Differs and NotKept together.
-type Decisions struct {
+// decisionCounts counts decisions: Total is Same, Differs and NotKept together.
+type decisionCounts struct {
 	Total   int `json:"total"`
 	Same    int `json:"same"`
 	Differs int `json:"differs"`
 	NotKept int `json:"not_kept"`
+	// Changed is how many are not in Total, because upstream gives another entry than they rest on.
+	Changed int `json:"changed"`
 	// Asked is for how many the entry was asked for upstream and is the same.
 	Asked int `json:"asked"`
 	// Left is how many are not reconciled yet; those that rest on logs which are not back.
 	Left int `json:"left"`
-	// List has those that are not the same.
-	List []Decided `json:"list"`
+	// List has those that are not the same, and those of Changed.
+	List []verifiedAgain `json:"list"`
 }
 
-// Submitted is a proposal that the public log has.
-type Submitted struct {
+// taken is a proposal that the public log has.
+type taken struct {
 	Index     uint64 `json:"index"` // in the private log
 	LogIndex  uint64 `json:"log_index"`
 	UUID      string `json:"uuid,omitempty"`
@@ -109,14 +111,14 @@ type Submitted struct {
 
 // Why a proposal was not submitted.
 const (
-	CodeRefused    = "REFUSED"    // the public log will never take it
-	CodeNotKept    = "NOT_KEPT"   // it was not kept, or its time is over
-	CodeUnreadable = "UNREADABLE" // it cannot be read, as when the key of proposals is another; tried again the next time
-	CodeFailed     = "FAILED"     // other proposals were taken and this was not; tried again the next time
+	codeRefused    = "REFUSED"    // the public log will never take it
+	codeNotKept    = "NOT_KEPT"   // it was not kept, or its time is over
+	codeUnreadable = "UNREADABLE" // it cannot be read, as when the key of proposals is another; tried again the next time
+	codeFailed     = "FAILED"     // other proposals were taken and this was not; tried again the next time
 )
 
-// Unsent are entries of a private log, one after the other, which were not submitted.
-type Unsent struct {
+// unsent are entries of a private log, one after the other, which were not submitted.
+type unsent struct {
 	Index  uint64 `json:"index"`
 	Last   uint64 `json:"last"` // the last of them; Index if it is one
 	Code   string `json:"code"`
@@ -124,9 +126,9 @@ type Unsent struct {
 	Text   string `json:"text"`
 }
 
-// Proposals counts what became of the entries of one private log: Total is Submitted, Refused, NotKept,
+// proposalCounts counts what became of the entries of one private log: Total is Submitted, Refused, NotKept,
 // Unreadable and Failed together.
-type Proposals struct {
+type proposalCounts struct {
 	Private  string `json:"private"`
 	Origin   string `json:"origin"`
 	Upstream string `json:"upstream"`
@@ -146,8 +148,8 @@ type Proposals struct {
 	Failed     int `json:"failed"`
 	Left       int `json:"left"` // not looked at
 
-	List   []Submitted `json:"list"`   // the first
-	Unsent []Unsent    `json:"unsent"` // the first
+	List   []taken  `json:"list"`   // the first
+	Unsent []unsent `json:"unsent"` // the first
 
 	// Work is what the phase goes through: the indexes Work, then those from First on; Done is how many of
 	// them are over.
@@ -155,14 +157,14 @@ type Proposals struct {
 	Done int      `json:"done,omitempty"`
 }
 
-// ExceptionsReport says what became of exceptions.
-type ExceptionsReport struct {
+// exceptionsReport says what became of exceptions.
+type exceptionsReport struct {
 	Closed int    `json:"closed"`
 	Kept   string `json:"kept,omitempty"` // why they were left open; "" if they were not
 }
 
-// Finding is a contradiction that quarantines a log.
-type Finding struct {
+// finding is a contradiction that quarantines a log.
+type finding struct {
 	Code   string `json:"code"` // FORK, LOST_TAIL or CHANGED_ENTRY
 	Origin string `json:"origin"`
 	// First is the first index that is concerned, if Named; Next is the one after the last, 0 if that is
@@ -175,8 +177,8 @@ type Finding struct {
 	Text  string `json:"text"`
 }
 
-// Pause is a time at which a reconciliation could not go on.
-type Pause struct {
+// interruption is a time at which a reconciliation could not go on.
+type interruption struct {
 	At    time.Time `json:"at"`
 	Phase string    `json:"phase"`
 	Cause string    `json:"cause"`
@@ -197,7 +199,7 @@ func (r *Reconciler) document(x *run) *Document {
 	}
 	d.LedgerRows, d.LedgerHead = r.cfg.Ledger.Head()
 	d.Decisions.Left = r.backlogDecisions()
-	d.Proposals = []*Proposals{}
+	d.Proposals = []*proposalCounts{}
 	for _, t := range x.Proposals {
 		p := *t
 		if private := r.private(p.Origin); private != nil {
@@ -209,23 +211,23 @@ func (r *Reconciler) document(x *run) *Document {
 	for i := range r.cfg.Privates { // of a log that is quarantined nothing was begun
 		p := &r.cfg.Privates[i]
 		next := r.sentOf(p.Origin).Next
-		if p.Submit == nil || d.Log == "" || p.Upstream != d.Log || slices.ContainsFunc(d.Proposals, func(t *Proposals) bool { return t.Origin == p.Origin }) {
+		if p.Submit == nil || d.Log == "" || p.Upstream != d.Log || slices.ContainsFunc(d.Proposals, func(t *proposalCounts) bool { return t.Origin == p.Origin }) {
 			continue
 		}
-		d.Proposals = append(d.Proposals, &Proposals{
+		d.Proposals = append(d.Proposals, &proposalCounts{
 			Private: p.Name, Origin: p.Origin, Upstream: p.Upstream, First: next, Next: next,
-			List: []Submitted{}, Unsent: []Unsent{}, Left: int(p.Size() - min(p.Size(), next)),
+			List: []taken{}, Unsent: []unsent{}, Left: int(p.Size() - min(p.Size(), next)),
 		})
 	}
 	d.NotDone = r.notDone(d)
 	if d.Consistency == nil {
-		d.Consistency = []Consistency{}
+		d.Consistency = []prefixProof{}
 	}
 	if d.Decisions.List == nil {
-		d.Decisions.List = []Decided{}
+		d.Decisions.List = []verifiedAgain{}
 	}
 	if d.Pauses == nil {
-		d.Pauses = []Pause{}
+		d.Pauses = []interruption{}
 	}
 	return d
 }
@@ -247,6 +249,9 @@ func (r *Reconciler) notDone(d *Document) []string {
 		say("Decisions were not verified again: there is no verifier.")
 	case d.Decisions.Left > 0:
 		say("%d decisions are not reconciled: they rest on logs that are not back, or were taken meanwhile.", d.Decisions.Left)
+	}
+	if n := d.Decisions.Changed; n > 0 {
+		say("%d of them rest on entries that upstream gives otherwise now: look at what was deployed by them.", n)
 	}
 	if d.Decisions.Differs > 0 {
 		say("%d decisions would not be taken again. Nothing was undone: look at what was deployed by them.", d.Decisions.Differs)

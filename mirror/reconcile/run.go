@@ -26,7 +26,7 @@ func (e *pausedError) Unwrap() error { return e.cause }
 
 // findingError says that a log contradicts itself.
 type findingError struct {
-	finding  Finding
+	finding  finding
 	evidence map[string][]byte
 }
 
@@ -103,7 +103,7 @@ func (r *Reconciler) guard(ctx context.Context, log string, cancel context.Cance
 func (r *Reconciler) paused(x *run, err error) error {
 	x.Paused++
 	x.Stuck++
-	p := Pause{r.cfg.Now().UTC(), x.Phase, plain(err.Error(), 2*maxRefusal)}
+	p := interruption{r.cfg.Now().UTC(), x.Phase, plain(err.Error(), 2*maxRefusal)}
 	if len(x.Pauses) < listedPauses {
 		x.Pauses = append(x.Pauses, p)
 	}

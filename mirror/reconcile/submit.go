@@ -52,16 +52,16 @@ func (r *Reconciler) submit(ctx context.Context, x *run) error {
 }
 
 // begun returns what a run has done of a private log so far.
-func (r *Reconciler) begun(x *run, p *Private) *Proposals {
+func (r *Reconciler) begun(x *run, p *Private) *proposalCounts {
 	for _, t := range x.Proposals {
 		if t.Origin == p.Origin {
 			return t
 		}
 	}
 	s := r.sentOf(p.Origin)
-	t := &Proposals{
+	t := &proposalCounts{
 		Private: p.Name, Origin: p.Origin, Upstream: p.Upstream, First: s.Next, Next: s.Next,
-		Again: len(s.Again), Work: slices.Clone(s.Again), List: []Submitted{}, Unsent: []Unsent{},
+		Again: len(s.Again), Work: slices.Clone(s.Again), List: []taken{}, Unsent: []unsent{},
 	}
 	x.Proposals = append(x.Proposals, t)
 	return t
@@ -73,7 +73,7 @@ type submission struct {
 	r   *Reconciler
 	x   *run
 	p   *Private
-	t   *Proposals
+	t   *proposalCounts
 	end uint64 // index
 
 	stuck bool // it paused again and again: what fails is left for the next time
@@ -88,12 +88,12 @@ type result struct {
 	at      int // its place in the work
 	index   uint64
 	receipt *Receipt
-	unsent  *Unsent
+	unsent  *unsent
 	err     error // the run cannot go on
 }
 
 // index is the entry at a place: those from the last time come first.
-func (t *Proposals) index(at int) uint64 {
+func (t *proposalCounts) index(at int) uint64 {
 	if at < len(t.Work) {
 		return t.Work[at]
 	}
@@ -149,8 +149,8 @@ func (s *submission) run(ctx context.Context) error {
 func (s *submission) one(ctx context.Context, at int) result {
 	index := s.t.index(at)
 	out := result{at: at, index: index}
-	unsent := func(code string, status int, text string) result {
-		out.unsent = &Unsent{index, index, code, status, plain(text, maxRefusal)}
+	without := func(code string, status int, text string) result {
+		out.unsent = &unsent{index, index, code, status, plain(text, maxRefusal)}
 		return out
 	}
 	proposal, err := s.p.Proposal(index)
@@ -159,9 +159,9 @@ func (s *submission) one(ctx context.Context, at int) result {
 		out.err = context.Cause(ctx)
 		return out
 	case err != nil:
-		return unsent(CodeUnreadable, 0, err.Error())
+		return without(codeUnreadable, 0, err.Error())
 	case proposal == nil:
-		return unsent(CodeNotKept, 0, "no proposal is kept: it never was, or its time is over")
+		return without(codeNotKept, 0, "no proposal is kept: it never was, or its time is over")
 	}
 	taken := s.taken.Load()
 	for try := 0; ; try++ {
@@ -172,7 +172,7 @@ func (s *submission) one(ctx context.Context, at int) result {
 			out.receipt = &receipt
 			return out
 		case is:
-			return unsent(CodeRefused, refused.Status, refused.Text)
+			return without(codeRefused, refused.Status, refused.Text)
 		case ctx.Err() != nil:
 			out.err = context.Cause(ctx)
 			return out
@@ -180,7 +180,7 @@ func (s *submission) one(ctx context.Context, at int) result {
 			out.err = err
 			return out
 		case try+1 >= enoughTries && s.taken.Load() > taken, try > 0 && s.stuck:
-			return unsent(CodeFailed, 0, err.Error())
+			return without(codeFailed, 0, err.Error())
 		}
 		after := retryAfter(err)
 		if idle := time.Since(time.Unix(0, s.last.Load())); idle+after > s.r.giveUp {
@@ -289,7 +289,7 @@ func (s *submission) keep(group []result) error {
 }
 
 // tooMany says why a run cannot go on: if nearly all fails, that is not because of the entries.
-func (t *Proposals) tooMany(known int, group []result) error {
+func (t *proposalCounts) tooMany(known int, group []result) error {
 	for _, one := range group {
 		if one.unsent == nil || !one.unsent.again() {
 			continue
@@ -302,10 +302,10 @@ func (t *Proposals) tooMany(known int, group []result) error {
 }
 
 // again says whether an entry is to be tried again the next time.
-func (u *Unsent) again() bool { return u.Code == CodeUnreadable || u.Code == CodeFailed }
+func (u *unsent) again() bool { return u.Code == codeUnreadable || u.Code == codeFailed }
 
 // took counts an entry that was submitted.
-func (t *Proposals) took(one result) Submitted {
+func (t *proposalCounts) took(one result) taken {
 	r := one.receipt
 	t.Submitted++
 	if r.Duplicate {
@@ -314,7 +314,7 @@ func (t *Proposals) took(one result) Submitted {
 	if !r.Extends {
 		t.Late++
 	}
-	s := Submitted{one.index, r.LogIndex, r.UUID, r.IntegratedTime, r.Duplicate, r.Extends}
+	s := taken{one.index, r.LogIndex, r.UUID, r.IntegratedTime, r.Duplicate, r.Extends}
 	if len(t.List) < listed {
 		t.List = append(t.List, s)
 	}
@@ -322,13 +322,13 @@ func (t *Proposals) took(one result) Submitted {
 }
 
 // missed counts one that was not.
-func (t *Proposals) missed(u *Unsent) {
+func (t *proposalCounts) missed(u *unsent) {
 	switch u.Code {
-	case CodeRefused:
+	case codeRefused:
 		t.Refused++
-	case CodeNotKept:
+	case codeNotKept:
 		t.NotKept++
-	case CodeUnreadable:
+	case codeUnreadable:
 		t.Unreadable++
 	default:
 		t.Failed++
@@ -337,7 +337,7 @@ func (t *Proposals) missed(u *Unsent) {
 
 // join appends an entry to a list of at most so many, or to the range that ends before it for the same
 // reason.
-func join(list []Unsent, u Unsent, most int) []Unsent {
+func join(list []unsent, u unsent, most int) []unsent {
 	if n := len(list); n > 0 {
 		last := &list[n-1]
 		if last.Last+1 == u.Index && last.Code == u.Code && last.Status == u.Status && last.Text == u.Text {

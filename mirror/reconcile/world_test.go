@@ -3,7 +3,6 @@ package reconcile
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,6 +116,26 @@ func (w *world) log(proposals ...[]byte) {
 		w.private = append(w.private, p)
 		w.logged = append(w.logged, time.Now().Truncate(time.Second))
 	}
+}
+
+// submitted returns how many proposals the public log has, times how often it has one, and open how many
+// exceptions there are.
+func (w *world) submitted() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.count)
+}
+
+func (w *world) times(proposal string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count[proposal]
+}
+
+func (w *world) open() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.exception
 }
 
 func (w *world) headOf(size int) storage.Head {
@@ -412,99 +431,6 @@ func (s submitter) Submit(ctx context.Context, proposal []byte) (r Receipt, err 
 	return r, err
 }
 
-// monitor is an outage.Monitor that a test moves.
-type monitor struct {
-	mu       sync.Mutex
-	statuses []outage.Status
-	changes  chan struct{}
-}
-
-func newMonitor(components ...string) *monitor {
-	m := &monitor{changes: make(chan struct{})}
-	for _, c := range components {
-		m.statuses = append(m.statuses, outage.Status{Component: c, State: outage.Live, Since: time.Now()})
-	}
-	return m
-}
-
-func (m *monitor) Status() []outage.Status {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return append([]outage.Status(nil), m.statuses...)
-}
-
-func (m *monitor) Changes() <-chan struct{} {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.changes
-}
-
-func (m *monitor) set(state outage.State, components ...string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for i := range m.statuses {
-		s := &m.statuses[i]
-		for _, c := range components {
-			if s.Component == c && s.State != state && s.State != outage.Quarantined {
-				s.State, s.Since, s.Cause = state, time.Now(), outage.Cause{Code: "TEST", Text: "a test"}
-			}
-		}
-	}
-	close(m.changes)
-	m.changes = make(chan struct{})
-}
-
-// release is an operator's.
-func (m *monitor) release(components ...string) {
-	m.mu.Lock()
-	for i := range m.statuses {
-		if m.statuses[i].State == outage.Quarantined {
-			m.statuses[i].State, m.statuses[i].Since = outage.Recovering, time.Now()
-		}
-	}
-	m.mu.Unlock()
-	m.set(outage.Recovering, components...)
-}
-
-func (m *monitor) state(component string) outage.State {
-	for _, s := range m.Status() {
-		if s.Component == component {
-			return s.State
-		}
-	}
-	return ""
-}
-
-// mortal is the monitor as a life sees it.
-type mortal struct {
-	*monitor
-	l *life
-}
-
-func (m *mortal) Reconciled(component string) error {
-	return m.l.effect(func() error {
-		if m.state(component) != outage.Recovering {
-			return errors.New("it is not recovering")
-		}
-		m.set(outage.Live, component)
-		return nil
-	})
-}
-
-func (m *mortal) Quarantine(component string, c outage.Cause) error {
-	return m.l.effect(func() error {
-		m.set(outage.Quarantined, component)
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		for i := range m.statuses {
-			if m.statuses[i].Component == component {
-				m.statuses[i].Cause = c
-			}
-		}
-		return nil
-	})
-}
-
 // outage takes the public log away, and back.
 func (w *world) outage(away bool) {
 	w.mu.Lock()
@@ -548,142 +474,4 @@ func (w *world) awaitLive() {
 		}
 		return s.Running == nil && len(s.Paused) == 0 && s.BacklogDecisions == 0
 	})
-}
-
-// rows returns all rows of an event.
-func (w *world) rows(event string) []row {
-	w.t.Helper()
-	var out []row
-	if err := w.life.ledger.Rows(1, func(r ledger.Row) error {
-		var body row
-		if r.Kind != "reconcile" {
-			return nil
-		}
-		if err := r.Decode(&body); err != nil {
-			return err
-		}
-		if body.Event == event {
-			out = append(out, body)
-		}
-		return nil
-	}); err != nil {
-		w.t.Fatal(err)
-	}
-	return out
-}
-
-// documents returns all reports.
-func (w *world) documents() []*Document {
-	w.t.Helper()
-	reports, err := w.life.r.Reports(time.Time{}, time.Now())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	var out []*Document
-	for _, p := range reports {
-		d := new(Document)
-		if err := json.Unmarshal(p.JSON, d); err != nil {
-			w.t.Fatal(err)
-		}
-		if len(p.Markdown) == 0 || p.Place == nil {
-			w.t.Errorf("report %s has the place %v and %d bytes for people: %s", p.ID, p.Place, len(p.Markdown), p.Problem)
-		}
-		out = append(out, d)
-	}
-	return out
-}
-
-// sound holds that nothing was lost and nothing done twice, once all is live.
-func (w *world) sound() {
-	w.t.Helper()
-	if _, err := ledger.Check(w.life.db); err != nil {
-		w.t.Error(err)
-	}
-	w.decisions = 0 // but for those that a crash was faster than
-	if err := w.life.ledger.Rows(1, func(r ledger.Row) error {
-		if r.Kind == "decision" {
-			w.decisions++
-		}
-		return nil
-	}); err != nil {
-		w.t.Error(err)
-	}
-	kept, unkept, bad := 0, 0, 0
-	for i, p := range w.private {
-		receipt, err := w.life.r.Proof(privateOrigin, uint64(i))
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		switch {
-		case p == nil:
-			unkept++
-		case bytes.HasPrefix(p, []byte("bad")):
-			bad++
-		default:
-			kept++
-			if w.count[string(p)] != 1 || receipt == nil || receipt.LogIndex != w.at[string(p)] {
-				w.t.Errorf("entry %d is %d times in the public log, at %d; its proof is %+v", i, w.count[string(p)], w.at[string(p)], receipt)
-			}
-		}
-	}
-	looked, submitted, refused, notKept, decisions := 0, 0, 0, 0, 0
-	for _, d := range w.documents() {
-		decisions += d.Decisions.Total
-		if t := d.Decisions; t.Total != t.Same+t.Differs+t.NotKept {
-			w.t.Errorf("decisions do not add up: %+v", t)
-		}
-		for _, p := range d.Proposals {
-			if p.Total != p.Submitted+p.Refused+p.NotKept+p.Unreadable+p.Failed || p.Total != int(p.Next-p.First)+p.Again {
-				w.t.Errorf("proposals do not add up: %+v", p)
-			}
-			looked += p.Total - p.Again
-			submitted, refused, notKept = submitted+p.Submitted, refused+p.Refused, notKept+p.NotKept
-		}
-	}
-	if looked != len(w.private) || submitted != kept || refused != bad || notKept != unkept {
-		w.t.Errorf("of %d entries, %d kept, %d bad, %d not kept, the reports have looked at %d, submitted %d, refused %d, not kept %d", len(w.private), kept, bad, unkept, looked, submitted, refused, notKept)
-	}
-	recorded := 0
-	for _, r := range w.rows("decisions") {
-		recorded += r.Reconcile
-	}
-	if decisions != w.decisions || recorded != w.decisions {
-		w.t.Errorf("of %d decisions %d stand in reports and %d in rows", w.decisions, decisions, recorded)
-	}
-}
-
-// rootOf and consistency are RFC 6962, sections 2.1 and 2.1.2, as they stand there.
-func rootOf(d []storage.Hash) storage.Hash {
-	switch len(d) {
-	case 0:
-		return sha256.Sum256(nil)
-	case 1:
-		return d[0]
-	}
-	k := split(len(d))
-	return storage.NodeHash(rootOf(d[:k]), rootOf(d[k:]))
-}
-
-func split(n int) int {
-	k := 1
-	for k*2 < n {
-		k *= 2
-	}
-	return k
-}
-
-func consistency(d []storage.Hash, m uint64) []storage.Hash { return subproof(int(m), d, true) }
-
-func subproof(m int, d []storage.Hash, whole bool) []storage.Hash {
-	if m == len(d) {
-		if whole {
-			return nil
-		}
-		return []storage.Hash{rootOf(d)}
-	}
-	if k := split(len(d)); m <= k {
-		return append(subproof(m, d[:k], whole), rootOf(d[k:]))
-	} else {
-		return append(subproof(m-k, d[k:], false), rootOf(d[:k]))
-	}
 }
