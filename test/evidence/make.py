@@ -368,6 +368,40 @@ class Draft:
         log["after"]["row_hash"] = previous
         self.set_lines(name, rows)
 
+    def ledger(self, position, *rows):
+        """Adds rows (kind, body) of the outage ledger, behind (number, hash) of the pack before. Returns where it is then."""
+        last, previous = position
+        self.manifest["ledger"] = {"rows": {"first": last + 1, "last": last + len(rows)}, "before": previous.hex(), "after": ""}
+        lines, start = [], self.manifest["period"]["from"][:19]
+        for kind, body in rows:
+            last += 1
+            lines.append(dumps({"seq": last, "at": f"{start}.25Z", "kind": kind, "previous": previous.hex() if last > 1 else "", "body": body}))
+            previous = sha256(lines[-1])
+        self.manifest["ledger"]["after"] = previous.hex()
+        self.files["ledger.jsonl"] = b"".join(line + b"\n" for line in lines)
+        return last, previous
+
+    def relink(self, lines):
+        """Makes the hashes of the outage ledger right again, whatever its rows say."""
+        previous = bytes.fromhex(self.manifest["ledger"]["before"])
+        for i, row in enumerate(map(json.loads, lines)):
+            row["previous"] = previous.hex() if any(previous) else ""
+            lines[i] = dumps(row)
+            previous = sha256(lines[i])
+        self.manifest["ledger"]["after"] = previous.hex()
+        self.files["ledger.jsonl"] = b"".join(line + b"\n" for line in lines)
+
+    def report(self, name, key, listed=None):
+        """Adds a report, signed with a key (None: not at all)."""
+        reports = self.manifest.setdefault("reports", {"keys": [b64(spki(one)) for one in listed or [key] * bool(key)], "list": []})
+        text = dumps({"report": name})
+        self.files.update({f"reports/{name}.json": text, f"reports/{name}.md": b"# Report\n"})
+        if key:
+            self.files[f"reports/{name}.dsse"] = envelope(key, text)
+        at = self.manifest["period"]["from"][:19] + ".000000001Z"
+        reports["list"].append({"id": name, "at": at, "place": "private log, index 7", "signed": bool(key)})
+        reports["list"].sort(key=lambda one: one["id"])
+
     def list_files(self):
         self.manifest["files"] = [{"name": name, "size": len(self.files[name]), "sha256": sha256(self.files[name]).hex()} for name in sorted(self.files)]
 
@@ -400,6 +434,12 @@ class Draft:
 
     def mtime(self):
         return (datetime.datetime.fromisoformat(self.manifest["period"]["to"][:19] + "+00:00")).timestamp()
+
+
+def envelope(key, payload, kind="application/json", signatures=1):
+    """A DSSE envelope."""
+    message = b"DSSEv1 %d %s %d %s" % (len(kind.encode()), kind.encode(), len(payload), payload)
+    return dumps({"payloadType": kind, "payload": b64(payload), "signatures": [{"keyid": "k", "sig": b64(sign(key, message))}] * signatures})
 
 
 def write_tar(members, mtime):
@@ -523,6 +563,14 @@ class World:
                 if log["quarantine"]:
                     folder = log["folder"][5:]
                     draft.files.update({log["quarantine"]["first"]: self.evidence[folder][0], log["quarantine"]["second"]: self.evidence[folder][1]})
+        self.reporter, self.old_reporter = ecdsa_key("reporter"), ed25519_key("old reporter")
+        state = lambda one, other: ("state", {"component": "rekor/read", "from": one, "to": other, "cause": {"code": "TIMEOUT", "text": "ü"}})
+        position = one.ledger((0, bytes(32)), state("live", "fallback"), ("decision", [1.5, None]), state("fallback", "recovering"))
+        position = two.ledger(position, state("recovering", "live"), ("drill", {"event": "done"}), ("reconcile", {"event": "done"}))
+        three.ledger(position)
+        for name in ("drill-1", "reconcile.2"):
+            one.report(name, self.reporter, [self.reporter, self.old_reporter])
+        two.report("drill-2", self.old_reporter, [self.reporter, self.old_reporter])
         self.trusted_root = {
             "mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
             "tlogs": [{"baseUrl": f"https://{log.host}", "publicKey": {"rawBytes": b64(spki(log.key))}} for log in (logs["v2"], v1, logs["v1-rsa"])],

@@ -646,6 +646,115 @@ lies(2, {
 })
 
 
+# The outage ledger and reports
+
+
+def rows(function, relink=True):
+    """Changes the rows of the outage ledger, and all hashes with them."""
+    def change(draft):
+        lines = draft.files["ledger.jsonl"].splitlines()
+        lines = function(lines) or lines
+        draft.files["ledger.jsonl"] = b"".join(line + b"\n" for line in lines)
+        if relink:
+            draft.relink(lines)
+    return change
+
+
+def replaced(number, old, new):
+    def change(lines):
+        assert old in lines[number - 1], lines
+        lines[number - 1] = lines[number - 1].replace(old, new, 1)
+    return change
+
+
+def move(draft, *range_, **more):
+    draft.manifest["ledger"].update(rows=dict(zip(("first", "last"), range_)), **more)
+
+
+REPORTER = make.ecdsa_key("reporter")
+lies(1, {
+    "ledger.jsonl, line 3: previous is not the hash of the row before it": rows(replaced(2, b"decision", b"decisiom"), False),
+    "ledger.jsonl, line 2: previous is not the hash of": rows(replaced(1, b"{", b"{ "), False),
+    "ledger.jsonl: the hash of row 3 is not ledger.after": rows(replaced(3, b"recovering", b"live"), False),
+    "ledger.jsonl, line 1: previous is not the hash of the row": lambda d: first_previous(d),
+    "ledger.jsonl, line 2: it is row 3; row 2 should be here, and the last one is 3": rows(lambda lines: lines[:1] + lines[2:]),
+    "ledger.jsonl: it ends before row 3, and the manifest has rows up to 3": rows(lambda lines: lines[:2]),
+    "ledger.jsonl: it ends before row 3, and the manifest": rows(lambda lines: [lines[0], lines[2].replace(b'"seq":3', b'"seq":2')]),
+    "ledger.jsonl, line 4: it is row 3; row 4 should be here": rows(lambda lines: lines + lines[2:]),
+    "ledger: rows is not a range": lambda d: move(d, 3, 1),
+    "ledger: rows is not a": lambda d: move(d, 0, 3),
+    "manifest.json: ledger.before is not a hash": lambda d: d.manifest["ledger"].update(before=""),
+    "manifest.json: ledger is not an object": lambda d: d.manifest.update(ledger=None),
+    "ledger: ledger.jsonl is not in the pack": lambda d: d.files.pop("ledger.jsonl"),
+    "ledger.jsonl: nothing in the pack says what it is for": lambda d: d.manifest.pop("ledger"),
+    "ledger.jsonl, line 3: it does not end with a newline": edit("ledger.jsonl", lambda b: b[:-1]),
+    "ledger.jsonl, line 4: it is not JSON": edit("ledger.jsonl", lambda b: b + b"\n"),
+    "ledger.jsonl, line 2: body is missing": rows(replaced(2, b'"body"', b'"bodi"')),
+    "ledger.jsonl, line 2: at is not a time of RFC 3339": rows(replaced(2, b".25Z", b".250Z")),
+    "ledger.jsonl, line 3: at is not a time of RFC 3339": rows(replaced(3, b".25Z", b".25+00:00")),
+    "ledger.jsonl, line 1: at is not a time of RFC 3339": rows(replaced(1, b"2026-01-01", b"1969-01-01")),
+    "ledger.jsonl, line 1: at is not a time of": rows(replaced(1, b"2026-01-01", b"2026-02-30")),
+    "ledger.jsonl, line 2: kind is empty": rows(replaced(2, b'"decision"', b'""')),
+    "ledger.jsonl, line 2: kind is not text without control": rows(replaced(2, b'"decision"', b'"a\\nb"')),
+    "report drill-1: reports/drill-1.dsse: what is signed is not the report": lambda d: d.files.update({"reports/drill-1.json": b"{}"}),
+    "reports/drill-1.dsse: what is signed is not": lambda d: d.files.update({"reports/drill-1.dsse": d.files["reports/reconcile.2.dsse"]}),
+    "reports/drill-1.dsse: no key of reports signed it": edit("reports/drill-1.dsse", lambda b: b.replace(b"application/json", b"application/jsom")),
+    "report drill-1: reports/drill-1.dsse: no key of reports signed it": lambda d: d.files.update(
+        {"reports/drill-1.dsse": make.envelope(SPARE, d.files["reports/drill-1.json"])}),
+    "reports/drill-1.dsse: it does not have exactly one signature": lambda d: d.files.update(
+        {"reports/drill-1.dsse": make.envelope(REPORTER, d.files["reports/drill-1.json"], signatures=2)}),
+    "report drill-1: reports/drill-1.dsse: it does not have exactly one signature": lambda d: d.files.update(
+        {"reports/drill-1.dsse": make.envelope(REPORTER, d.files["reports/drill-1.json"], signatures=0)}),
+    "reports/drill-1.dsse: payload is not canonical base64": edit("reports/drill-1.dsse", lambda b: b.replace(b'"payload":"', b'"payload":"=')),
+    "reports/drill-1.dsse: it is not JSON": edit("reports/drill-1.dsse", lambda b: b[:-1]),
+    "reports/drill-1.dsse: nothing in the pack says what it is for": lambda d: d.manifest["reports"]["list"][0].update(signed=False),
+    "the file reports/drill-1.dsse is not in the pack": lambda d: d.files.pop("reports/drill-1.dsse"),
+    "the file reports/drill-1.json is not in the pack": lambda d: d.files.pop("reports/drill-1.json"),
+    "the file reports/drill-1.md is not in the pack": lambda d: d.files.pop("reports/drill-1.md"),
+    "reports/x.json: nothing in the pack says": lambda d: d.files.update({"reports/x.json": b"{}"}),
+    "reports: they are not sorted by id, or one is there twice": lambda d: d.manifest["reports"]["list"].reverse(),
+    "reports: they are not sorted by id, or one is": lambda d: d.manifest["reports"]["list"].append(d.manifest["reports"]["list"][-1]),
+    "reports.list.0..place is not text without control": lambda d: d.manifest["reports"]["list"][0].update(place="a\nb"),
+    "manifest.json: reports.keys.1.: it is neither ECDSA nor Ed25519": lambda d: d.manifest["reports"]["keys"].__setitem__(1, b64(make.spki(make.rsa_key("x")))),
+    "manifest.json: reports.keys.1.: the public key cannot be read": lambda d: d.manifest["reports"]["keys"].__setitem__(1, b64(b"x")),
+    "report drill-1: it is too large": lambda d: d.files.update({"reports/drill-1.md": bytes((16 << 20) + 1)}),
+})
+
+
+def first_previous(draft):
+    """The first row says that there is one before it, and all hashes fit."""
+    lines = draft.files["ledger.jsonl"].splitlines()
+    lines[0] = dumps(json.loads(lines[0]) | {"previous": "00" * 32})
+    previous = b""
+    for i, row in enumerate(map(json.loads, lines)):
+        lines[i] = dumps(row | ({"previous": previous.hex()} if i else {}))
+        previous = sha256(lines[i])
+    draft.manifest["ledger"]["after"] = previous.hex()
+    draft.files["ledger.jsonl"] = b"".join(line + b"\n" for line in lines)
+
+
+@lie(1, "ledger: rows.first is not 1, and this is the first pack")
+def ledger_from_the_middle(d):
+    first, *others = d.files["ledger.jsonl"].splitlines(True)
+    d.files["ledger.jsonl"] = b"".join(others)
+    move(d, 2, 3, before=sha256(first[:-1]).hex())
+
+
+@lie(1, "ledger: before is not the hash of the row before rows.first", only=False)
+def ledger_before_the_first(d):
+    d.manifest["ledger"]["before"] = "11" * 32
+
+
+@lie(2, "report a/b: its id is not", only=False)
+def report_path(d):
+    d.manifest["reports"]["list"][0]["id"] = "a/b"
+
+
+@lie(2, "reports: the list is empty", only=False)
+def no_reports(d):
+    d.manifest["reports"]["list"] = []
+
+
 class Lies(Case):
     def test_lies(self):
         """Each is caught, by one check alone if it says so."""
@@ -694,7 +803,9 @@ class Lies(Case):
         else:
             draft.set_lines(name, value)
             tar = draft
-        lines = self.fails(re.escape(name) if "place" not in name else "place.json", tar, only=False)
+        later = new is remove and path in (("ledger",), ("reports",))  # which may be missing; then their files are of nothing
+        where = "nothing in the pack says what" if later else "place.json" if "place" in name else re.escape(name)
+        lines = self.fails(where, tar, only=False)
         member = next((str(p) for p in reversed(path) if isinstance(p, str)), "")
         self.assertTrue(any(line.startswith("error:") and member in line for line in lines), (name, path, new, lines))
 
@@ -1450,6 +1561,29 @@ class Chains(Case):
             for end in ("before", "after"):
                 log_of(world.packs[2], "v2")[end]["newest"] = the("v2").tree.head(300)
 
+        def ledger_gap(world):
+            """The second pack leaves out the first row that it should have."""
+            draft = world.packs[1]
+            first, *others = draft.files["ledger.jsonl"].splitlines(True)
+            draft.files["ledger.jsonl"] = b"".join(others)
+            move(draft, 5, 6, before=sha256(first[:-1]).hex())
+
+        def ledger_history(world):
+            """The last row of the first pack is another one."""
+            rows(replaced(3, b"recovering", b"live"))(world.packs[0])
+
+        def ledger_gone(world):
+            del world.packs[2].manifest["ledger"], world.packs[2].files["ledger.jsonl"]
+
+        def ledger_late(world):
+            for draft in world.packs[:1]:
+                del draft.manifest["ledger"], draft.files["ledger.jsonl"]
+
+        self.lie("pack2.tar: manifest.json: ledger: its rows begin with 5, and end with 3 in the pack before", ledger_gap)
+        self.lie("pack2.tar: manifest.json: ledger: before is not after of", ledger_history)
+        self.lie("pack3.tar: manifest.json: ledger: it is not there, and is in", ledger_gone)
+        self.lie("pack2.tar: manifest.json: ledger: its rows do not begin with 1, and .* has none", ledger_late)
+        self.lie("pack2.tar: manifest.json: reports: drill-1 is in", lambda world: world.packs[1].report("drill-1", world.reporter))
         self.lie("pack2.tar: manifest.json: previous.manifest_sha256 is not the hash", previous)
         self.lie("pack2.tar: manifest.json: period.from is not period.to of", period)
         self.lie("pack3.tar: log ecdsa.example/log: it is not in the pack, and is in", removed)
@@ -1471,6 +1605,39 @@ class Chains(Case):
         for name in ("first", "second"):
             del world.packs[2].files[f"logs/frozen/quarantine/{name}.txt"]
         self.passes(*world.packs, finding="pack3.tar: log frozen.example: the evidence .* is not in the pack")
+
+    def test_outages(self):
+        """Packs from before the ledger, one that begins later or anew, and what is told of reports."""
+        world = make.world()
+        for draft in world.packs:
+            for name in [name for name in draft.files if name.startswith(("ledger", "reports/"))]:
+                del draft.files[name]
+            draft.manifest.pop("ledger")
+            draft.manifest.pop("reports", None)
+        world.link()
+        text = "".join(self.passes(*world.packs))
+        self.assertNotIn("ledger", text)
+        world.packs[1].ledger((0, bytes(32)), ("x", {}), ("y", 7))
+        world.packs[2].ledger((2, bytes.fromhex(world.packs[1].manifest["ledger"]["after"])))
+        world.link()
+        self.assertIn("outage ledger: 2 rows, from 1 to 2", "".join(self.passes(*world.packs)))
+        world.packs[2].ledger((0, bytes(32)), ("z", "anew"))
+        world.link()
+        self.passes(*world.packs, finding="pack3.tar: manifest.json: the outage ledger begins anew")
+
+        world = make.world()
+        text = "".join(self.passes(*world.packs))
+        self.assertIn(f"reports of outages: 2; they are signed with keys of the hash {sha256(make.spki(world.reporter)).hex()}, ", text)
+        two = world.packs[1]
+        rows(replaced(1, b"2026-01-31", b"2026-01-01"))(two)
+        two.manifest["reports"]["keys"].append(b64(make.spki(SPARE)))
+        two.report("drill-3", None)
+        two.manifest["reports"]["list"][1]["at"] = when(START)
+        world.packs[2].ledger((6, bytes.fromhex(two.manifest["ledger"]["after"])))
+        world.link()
+        for finding in ("ledger.jsonl: 1 rows are not of the period", "report drill-3: it is not signed", "report drill-3: it was made outside of the period",
+                        f"manifest.json: reports: the key with the hash {sha256(make.spki(SPARE)).hex()} is not in"):
+            self.passes(*world.packs, finding=f"pack2.tar: {finding}")
 
     def test_evidence(self):
         """Evidence that is in the next pack in other files, and other evidence."""

@@ -34,6 +34,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 FILE_LIMIT, LINE_LIMIT, NOTE_LIMIT = 64 << 20, 16 << 20, 1 << 20  # bytes of a file, of a line of JSON, of a note
+OUTAGE_REPORT_LIMIT = 16 << 20  # bytes of a report of an outage
 NOTE_LINES = 100  # of signatures in one note
 JSON_LIMIT = 4_000_000  # values in one JSON text: what it becomes in memory is bounded too
 REPORT_LIMIT = 200  # errors, and findings, that are printed of one pack
@@ -144,6 +145,9 @@ is_decimal = kind(lambda v: n if (n := int(re.fullmatch("0|[1-9][0-9]{0,18}", v)
 is_hex = kind(lambda v: bytes.fromhex(re.fullmatch("[0-9a-f]{64}", v)[0]), "a hash in lower-case hexadecimal")
 is_base64 = kind(strict_base64, "canonical base64")
 is_hash = kind(lambda v: data if len(data := strict_base64(v)) == 32 else None, "a hash in canonical base64")
+RFC_TIME = re.compile(r"((?:19[7-9][0-9]|2[01][0-9]{2}|22[0-5][0-9]|226[01])-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9])(?:\.([0-9]{0,8}[1-9]))?Z")
+is_rfc_time = kind(lambda v: calendar.timegm(time.strptime((m := RFC_TIME.fullmatch(v))[1], "%Y-%m-%dT%H:%M:%S")) * 10**9 + int((m[2] or "0").ljust(9, "0")),
+                   "a time of RFC 3339 in UTC, without zeros at the end of its fraction, from 1970 to 2261")
 TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9])\.([0-9]{9})Z")
 is_time = kind(lambda v: calendar.timegm(time.strptime((m := TIME.fullmatch(v))[1], "%Y-%m-%dT%H:%M:%S")) * 10**9 + int(m[2]),  # nanoseconds since 1970
                "a time of the form 2006-01-02T15:04:05.000000000Z")
@@ -194,6 +198,11 @@ MANIFEST = {
         "quarantine": maybe({"reason": is_text, "at": is_time, "first": is_line, "second": is_line, "root": maybe(is_hash), "proof": PROOF})}],
     "trust": [{"file": is_line, "kind": {"trusted_root.json", "signing_config.json"}, "from": is_time, "to": maybe(is_time)}],
     "files": [{"name": is_line, "size": is_size, "sha256": is_hex}]}
+LATER = {  # members of the manifest that may be missing
+    "ledger": {"rows": {"first": is_size, "last": is_size}, "before": is_hex, "after": is_hex},
+    "reports": {"keys": [is_base64], "list": [{"id": is_line, "at": is_time, "place": is_line, "signed": is_bool}]}}
+LEDGER_ROW = {"seq": is_size, "at": is_rfc_time, "kind": is_line, "previous": is_text, "body": lambda value, where: value}
+ENVELOPE = {"payloadType": is_text, "payload": is_base64, "signatures": [{"sig": is_base64}]}
 ROW = {
     "row": is_size, "previous": is_hex, "first_seen": is_time, "last_seen": is_time, "source": is_line, "size": is_size, "root": is_hash,
     "checkpoint": is_line, "relation": {"first", "extends", "same", "precedes", "contradicts", "unproven"}, "proof": PROOF,
@@ -535,7 +544,7 @@ def is_name(name):
     return len(name) <= 100 and re.fullmatch("[A-Za-z0-9._/-]+", name) and not {"", ".", ".."} & set(name.split("/"))
 
 def by_lines(name):  # and so it may be large
-    return name == "entries.jsonl" or re.fullmatch("logs/[^/]+/checkpoints.jsonl", name) is not None
+    return name in ("entries.jsonl", "ledger.jsonl") or re.fullmatch("logs/[^/]+/checkpoints.jsonl", name) is not None
 
 def next_member(file):
     """The next file of the tar, which is read to its end; None for the first block of zeros."""
@@ -563,6 +572,7 @@ class Pack:
         self.report, self.counts = Report(self.name), collections.Counter()
         self.manifest, self.members, self.unused = None, {}, set()
         self.evidence = collections.defaultdict(set)  # by origin: the hashes of the checkpoints by which the log contradicted itself
+        self.report_keys = []  # their hashes
         self.maker, self.stamp = "somebody: the note is not valid", "none"
 
     def content(self, name):
@@ -579,6 +589,10 @@ class Pack:
 
     def lines(self, name, shape):
         """(where, value) of each line of JSON, which has the shape. A line that has not is Bad."""
+        return ((where, value) for where, _, value in self.raw_lines(name, shape))
+
+    def raw_lines(self, name, shape):
+        """(where, line without its newline, value) of each."""
         self.unused.discard(name)
         at, number = self.members[name].offset, 0
         end = at + self.members[name].size
@@ -589,7 +603,7 @@ class Pack:
             with inside(f"{name}, line {number}"):
                 need(line.endswith(b"\n"), "it does not end with a newline, or is too long")
                 value = check(read_json(line[:-1]), shape)
-            yield f"{name}, line {number}", value
+            yield f"{name}, line {number}", line[:-1], value
 
 def scan(pack):
     """Reads the tar from its first byte to its last one. Bad if it cannot be read on."""
@@ -603,7 +617,8 @@ def scan(pack):
     take("manifest.json", next_member(file))
     after = file.tell()
     with inside("manifest.json"):
-        pack.manifest = check(read_json(pack.content("manifest.json")), MANIFEST)
+        value = is_object(read_json(pack.content("manifest.json")), "it")
+        pack.manifest = check(value, MANIFEST | {name: shape for name, shape in LATER.items() if name in value})
     file.seek(after)
     take("manifest.note", next_member(file))
     member = next_member(file)
@@ -851,6 +866,84 @@ def check_outages(pack):
         until = "on, and that lasted" if outage["to"] is None else "to " + show_time(end)
         report.finding(where, f"{outage['what']}: nothing was seen of {outage['origin'] or 'any log'} from {show_time(start)} {until}: {outage['text']}")
 
+# The outage ledger, and reports
+
+def check_ledger(pack):
+    """Verifies that no row of the outage ledger was changed, and none is missing."""
+    report, name, period, ledger = pack.report, "ledger.jsonl", pack.manifest["period"], pack.manifest.get("ledger")
+    if not ledger:
+        return
+    pack.unused.discard(name)
+    number, last, previous, outside = ledger["rows"]["first"], ledger["rows"]["last"], ledger["before"], 0
+    need(1 <= number <= last + 1, "ledger: rows is not a range")
+    report.need(number == 1 or pack.manifest["number"] != 1, "manifest.json", "ledger: rows.first is not 1, and this is the first pack")
+    report.need((number == 1) == (previous == bytes(32)), "manifest.json", "ledger: before is not the hash of the row before rows.first")
+    need(name in pack.members, "ledger: ledger.jsonl is not in the pack")
+    for where, line, row in pack.raw_lines(name, LEDGER_ROW):
+        need(row["seq"] == number <= last, f"{where}: it is row {row['seq']}; row {number} should be here, and the last one is {last}")
+        report.need(row["previous"] == ("" if number == 1 else previous.hex()), where, "previous is not the hash of the row before it")
+        report.need(row["kind"], where, "kind is empty")
+        outside += not period["from"] <= row["at"] < period["to"]
+        previous, number = sha256(line), number + 1
+        pack.counts["ledger rows"] += 1
+    need(number == last + 1, f"{name}: it ends before row {number}, and the manifest has rows up to {last}")
+    report.need(previous == ledger["after"], name, f"the hash of row {last} is not ledger.after in the manifest")
+    report.finding(name, f"{outside} rows are not of the period, the maker says", outside)
+
+def check_reports(pack):
+    """Verifies the reports of a pack, and their signatures."""
+    report, reports, period = pack.report, pack.manifest.get("reports"), pack.manifest["period"]
+    if not reports:
+        return
+    keys, ids = [], [one["id"] for one in reports["list"]]
+    report.need(ids, "manifest.json", "reports: the list is empty")
+    report.need(ids == sorted(set(ids)), "manifest.json", "reports: they are not sorted by id, or one is there twice")
+    for i, spki in enumerate(reports["keys"]):
+        with inside(f"manifest.json: reports.keys[{i}]"):
+            algorithm, verify = public_key(spki)
+            need(algorithm != "rsa", "it is neither ECDSA nor Ed25519")
+            keys.append(verify)
+            pack.report_keys.append(sha256(spki).hex())
+    for one in reports["list"]:
+        report.attempt(f"report {one['id']}", check_report, pack, one, keys)
+        report.finding(f"report {one['id']}", "it was made outside of the period", not period["from"] <= one["at"] < period["to"])
+        report.finding(f"report {one['id']}", "it is not signed: only the maker of the pack vouches for it", not one["signed"])
+        pack.counts["reports"] += 1
+
+def check_report(pack, one, keys):
+    """Bad unless its files are there, and one of the keys signed it, if it says that it is signed."""
+    need(re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,79}", one["id"]), "its id is not 1 to 80 letters, digits and . _ -")
+    name = f"reports/{one['id']}"
+    text, page = pack.take(f"{name}.json"), pack.take(f"{name}.md")
+    need(max(len(text), len(page)) <= OUTAGE_REPORT_LIMIT, "it is too large")
+    if one["signed"]:
+        with inside(f"{name}.dsse"):
+            envelope = check(read_json(pack.take(f"{name}.dsse")), ENVELOPE)
+            kind_of, payload = envelope["payloadType"].encode(), envelope["payload"]
+            need(payload == text, "what is signed is not the report")
+            need(len(envelope["signatures"]) == 1, "it does not have exactly one signature")
+            message = b"DSSEv1 %d %s %d %s" % (len(kind_of), kind_of, len(payload), payload)
+            need(any(verify(message, envelope["signatures"][0]["sig"]) for verify in keys), "no key of reports signed it")
+
+def check_next_outages(one, two):
+    """Verifies that the outage ledger and the reports of a pack follow those of the pack before it."""
+    report, before, where = two.report, f"the pack before it ({one.name})", "manifest.json"
+    old, new = (pack.manifest.get("ledger") for pack in (one, two))
+    if new and not old:
+        report.need(new["rows"]["first"] == 1, where, f"ledger: its rows do not begin with 1, and {before} has none")
+    elif report.need(new or not old, where, f"ledger: it is not there, and is in {before}") and new:
+        first, last = new["rows"]["first"], old["rows"]["last"]
+        if first == 1 and not (last == 0 and new["before"] == old["after"]):
+            report.finding(where, f"the outage ledger begins anew: an older database was restored. What {before} has, up to row {last}, is not followed by it")
+        elif report.need(first == last + 1, where, f"ledger: its rows begin with {first}, and end with {last} in {before}"):
+            report.need(new["before"] == old["after"], where, f"ledger: before is not after of {before}")
+    old, new = (pack.manifest.get("reports") or {"keys": [], "list": []} for pack in (one, two))
+    for same in {report["id"] for report in old["list"]} & {report["id"] for report in new["list"]}:
+        report.need(False, where, f"reports: {same} is in {before}, too")
+    if old["list"]:
+        for key in [key for key in new["keys"] if key not in old["keys"]]:
+            report.finding(where, f"reports: the key with the hash {sha256(key).hex()} is not in {before}")
+
 # Packs and chains
 
 def check_pack(pack, trust):
@@ -872,6 +965,8 @@ def check_pack(pack, trust):
         if log["quarantine"]:
             report.attempt(f"{where}, quarantine", check_quarantine, pack, log, keys[origin])
     report.attempt("", check_outages, pack)
+    report.attempt("", check_ledger, pack)
+    report.attempt("", check_reports, pack)
     if not report.counts["error"]:  # else what names a file may not have been read
         stated = {one["file"] for one in manifest["trust"] if not one["file"].startswith("entries/")}
         for name in sorted(pack.unused - {"REPORT.md"} - stated):
@@ -896,6 +991,7 @@ def check_next(one, two):
                 report.finding(f"log {origin}", f"the evidence that it contradicted itself is not in the pack, and is in {before}")
     for origin in news.keys() - olds.keys():
         report.need(news[origin]["rows"]["first"] == 1, f"log {origin}", f"its rows do not begin with 1, and it is not in {before}")
+    check_next_outages(one, two)
 
 def check_packs(packs, trust):
     """Verifies packs as one chain, by their numbers. Returns them in that order."""
@@ -921,6 +1017,10 @@ def print_pack(pack):
         print(f"  made by {show(pack.maker)}; watched from {show(manifest['archive']['vantage'])}")
         print(f"  {len(manifest['logs'])} logs, {counts['checkpoints']} checkpoints, {counts['entries']} entries")
         print(f"  cosignatures: {counts['cosignatures']} checked, {counts['given']} of them of keys that you gave; 0 not checked")
+        if "ledger" in manifest:
+            print(f"  outage ledger: {counts['ledger rows']} rows, from {manifest['ledger']['rows']['first']} to {manifest['ledger']['rows']['last']}")
+        if "reports" in manifest:
+            print(f"  reports of outages: {counts['reports']}; they are signed with keys of the hash {', '.join(pack.report_keys) or '(none)'}")
         print(f"  time-stamp: {pack.stamp}")
         for note in manifest["notes"][:REPORT_LIMIT]:
             print(f"  note of the maker: {show(note, 600)}")

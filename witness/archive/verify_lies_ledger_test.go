@@ -1,7 +1,9 @@
 package archive
 
 import (
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -128,6 +130,11 @@ var reportLies = []lie{
 	}},
 	{"reports: a place of two lines", "the place of drill-1 has control characters", 1, func(p *testPack) { p.m.Reports.List[0].Place = "a\nb" }},
 	{"reports: another time", "", 1, func(p *testPack) { p.m.Reports.List[0].At = at(1) }},
+	{"reports: a large one", "reports/drill-1.md: it has 16777217 bytes, and a report has at most 16777216", 1, func(p *testPack) { p.raw["reports/drill-1.md"] = make([]byte, maxReport+1) }},
+	{"reports: a key of another curve", "reports: keys[1] cannot be used: it is neither ECDSA nor Ed25519, or of a curve", 1, func(p *testPack) {
+		key := must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader))
+		p.m.Reports.Keys = append(p.m.Reports.Keys, must(x509.MarshalPKIXPublicKey(key.Public())))
+	}},
 	{"reports: a key that is none", "reports: keys[1] cannot be used: it is no public key in DER", 1, func(p *testPack) { p.m.Reports.Keys = append(p.m.Reports.Keys, []byte("x")) }},
 	{"reports: a key of RSA", "reports: keys[1] cannot be used: it is neither ECDSA nor Ed25519", 1, func(p *testPack) {
 		key := must(rsa.GenerateKey(rand.Reader, 2048))
