@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -71,14 +73,44 @@ func archivePack(s *archive.Summary, good bool, line func(format string, args ..
 	if s.Wanted > 0 {
 		line("    %s in these trees, for %s asked for", count(s.Entries, "entry is", "entries are"), count(s.Wanted, "thing that was", "things that were"))
 	}
+	archiveOutages(s, line)
 	line("  Only said by the maker:")
 	line("    the period is %s to %s (%q, %s)", s.Period.From.Format(time.RFC3339), s.Period.To.Format(time.RFC3339), s.Period.Schedule, s.Period.TimeZone)
 	line("    the pack was made %s; the logs were watched from %q", s.Built.Format(time.RFC3339), s.Archive.Vantage)
 	line("    when each checkpoint was seen, and where it came from; %s; that there were no others", count(s.Outages, "outage", "outages"))
+	if s.Ledger != nil || len(s.Reports) > 0 {
+		line("    what the outage ledger and the reports say")
+	}
 	for _, note := range s.Notes {
 		line("    note: %q", note)
 	}
 	line("")
+}
+
+// archiveOutages writes what a pack has of outages: the rows of the ledger, and reports.
+func archiveOutages(s *archive.Summary, line func(format string, args ...any)) {
+	if l := s.Ledger; l != nil && l.Rows.Last < l.Rows.First {
+		line("    no new rows in the outage ledger, of which there are %s", count(l.Rows.Last, "row", "rows"))
+	} else if l != nil {
+		var kinds []string
+		for _, kind := range slices.Sorted(maps.Keys(l.Kinds)) {
+			kinds = append(kinds, fmt.Sprintf("%s %s", number(l.Kinds[kind]), kind))
+		}
+		line("    %s of the outage ledger (%d to %d), none changed or missing since: %s", count(l.Rows.Last-l.Rows.First+1, "row", "rows"), l.Rows.First, l.Rows.Last, strings.Join(kinds, ", "))
+	}
+	if len(s.Reports) == 0 {
+		return
+	}
+	signed := 0
+	for _, r := range s.Reports {
+		if r.Verified {
+			signed++
+		}
+	}
+	line("    %s of drills and reconciliations, %s signed with a key of reports:", count(uint64(len(s.Reports)), "report", "reports"), number(uint64(signed)))
+	for _, key := range s.ReportKeys {
+		line("      a key with the SHA-256 %v; compare it with what you were told", key)
+	}
 }
 
 // archiveLog writes what a pack shows of one log.

@@ -31,7 +31,8 @@ func newArchiveVerifyCommand() *cobra.Command {
 		Short: "Verify evidence packs, offline",
 		Long: `Verify checks evidence packs with no network and no database: every byte of them, the
 signature of their maker, their time-stamps, every signature and cosignature of
-every checkpoint, the proofs between checkpoints, and every entry with its proof.
+every checkpoint, the proofs between checkpoints, every entry with its proof, that
+no row of the outage ledger is changed or missing, and the signatures of reports.
 Give packs that follow each other in the order of their numbers: then it is also
 proven that nothing is missing between them.
 
@@ -44,6 +45,9 @@ verifier key, or a file with one or with PEM, and may be repeated:
   of an archive    type 1: who you were told makes the packs. If one is given, packs of
                    another maker are an error; else it is not known who made them
   of a cosigner    type 4 or 6: whose cosignatures you rely on; they are counted
+
+Reports of drills and reconciliations are signed with a key that is in the pack: the
+report says its fingerprint, to compare with what you were told.
 
 Time-stamps are verified with the time-stamping authorities of --trusted-root and the
 certificates of --tsa-certificates; without any, the report says that they were not.

@@ -107,6 +107,30 @@ func TestArchiveReportIsPlain(t *testing.T) {
 	}
 }
 
+// TestArchiveReportOutages: who reads the report is told of the ledger, and which key signs reports.
+func TestArchiveReportOutages(t *testing.T) {
+	s := archive.Summary{Name: "x", Number: 1, Ledger: &archive.LedgerSummary{Rows: archive.Rows{First: 3, Last: 2}}}
+	r := &archive.Report{Packs: []archive.Summary{s}}
+	if text := archiveReport(r); !strings.Contains(text, "no new rows in the outage ledger, of which there are 2 rows\n") || strings.Contains(text, "reports of drills") {
+		t.Error(text)
+	}
+	s.Ledger = &archive.LedgerSummary{Rows: archive.Rows{First: 3, Last: 1202}, Kinds: map[string]uint64{"state": 1100, "\x1b[2Jforce": 100}}
+	s.Reports = []archive.ReportSummary{{Verified: true}, {}}
+	s.ReportKeys = []archive.Hex{{0xab}}
+	r.Packs[0] = s
+	text := archiveReport(r)
+	for _, want := range []string{"1,200 rows of the outage ledger (3 to 1202), none changed or missing since: 100 ?[2Jforce, 1,100 state\n", "2 reports of drills and reconciliations, 1 signed with a key of reports:\n",
+		"a key with the SHA-256 ab00000", "what the outage ledger and the reports say\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("want %q in\n%s", want, text)
+		}
+	}
+	r.Packs[0] = archive.Summary{Name: "x", Number: 1}
+	if text := archiveReport(r); strings.Contains(text, "outage ledger") {
+		t.Error(text)
+	}
+}
+
 // TestArchiveSET: the promise of a log is verified with the key that it names.
 func TestArchiveSET(t *testing.T) {
 	const packs = "../../witness/archive/testdata/"
