@@ -11,10 +11,10 @@ import (
 // ledgerReport is what REPORT.md tells of the rows of the outage ledger. It is bounded, however many
 // there are.
 type ledgerReport struct {
-	states                           map[string]*stateReport // by component
-	counts                           map[string]uint64       // by kind, and what happened
-	forced, exceptions, reconciled   []string                // sentences
-	moreForced, moreExceptions, more uint64                  // that have none
+	states                                       map[string]*stateReport // by component
+	counts                                       map[string]uint64       // by kind, and what happened
+	forced, exceptions, reconciled, failed       []string                // sentences
+	moreForced, moreExceptions, more, moreFailed uint64                  // that have none
 }
 
 // stateReport is what a component went through.
@@ -52,6 +52,8 @@ type ledgerBody struct {
 	Mode     string   `json:"mode"`
 	Reasons  []reason `json:"reasons"`
 	Log      string   `json:"log"`
+	Scenario string   `json:"scenario"`
+	Outcome  string   `json:"outcome"`
 }
 
 // reason is the code of a reason, which is text, or an object with a code.
@@ -111,6 +113,14 @@ func (d *ledgerReport) row(r *LedgerRow) {
 		count("reconcile " + b.Event)
 		if b.Event == "quarantined" || b.Event == "failed" {
 			tell(&d.reconciled, &d.more, "that of %s at %s ended: %s", code(b.Log), when(Time{r.At.Time}), b.Event)
+		}
+	case "drill":
+		what := b.Event
+		if b.Event == "done" {
+			what = b.Outcome
+		}
+		if count("drill " + what); what == "failed" || what == "aborted" {
+			tell(&d.failed, &d.moreFailed, "%s at %s, ticket %s, %s", code(b.Scenario), when(Time{r.At.Time}), plain(b.Ticket), what)
 		}
 	default:
 		count(r.Kind + " " + b.Event)
@@ -243,8 +253,9 @@ func (d *ledgerReport) sentences(p func(string, ...any)) {
 	if n := c["rollback added"] + c["rollback removed"] + c["rollback bad"]; n > 0 {
 		p("- Rollback bundles: %d added, %d removed, %d found not to verify any more.", c["rollback added"], c["rollback removed"], c["rollback bad"])
 	}
-	if n := c["drill started"] + c["drill done"] + c["drill aborted"]; n > 0 {
-		p("- Drills: %d begun, %d ended, %d aborted.", c["drill started"], c["drill done"], c["drill aborted"])
+	if n := c["drill started"] + c["drill passed"] + c["drill failed"] + c["drill aborted"]; n > 0 {
+		p("- Drills: %d begun, %d passed, %d failed, %d aborted.", c["drill started"], c["drill passed"], c["drill failed"], c["drill aborted"])
+		list(d.failed, d.moreFailed)
 	}
 	if n := c["reconcile started"] + c["reconcile done"] + c["reconcile quarantined"] + c["reconcile failed"]; n > 0 {
 		p("- Reconciliations: %d begun, %d done, %d ended in quarantine, %d failed.", c["reconcile started"], c["reconcile done"], c["reconcile quarantined"], c["reconcile failed"])

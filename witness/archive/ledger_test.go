@@ -111,7 +111,7 @@ func TestLedger(t *testing.T) {
 	book.append("decision", `{"id":"1","decision":"allow","mode":"audit","reasons":[{"code":"AUDIT_WOULD_DENY","text":"x"},"OTHER"]}`, w.now)
 	book.append("decision", `{"id":"2","decision":"deny","mode":"enforce","reasons":["SIGNATURE_INVALID"]}`, w.now)
 	book.append("state", `{"component":"rekor/read","from":"fallback","to":"live","forced":true}`, w.now)
-	book.append("drill", `{"id":"d1","event":"done"}`, w.now)
+	book.append("drill", `{"id":"d1","event":"done","scenario":"hang","ticket":"T-3","outcome":"failed"}`, w.now)
 	book.append("reconcile", `{"id":"r1","event":"started","log":"rekor"}`, w.now)
 	book.append("reconcile", `{"id":"r1","event":"quarantined","log":"rekor"}`, w.now)
 	book.append("rollback", `{"event":"added","name":"x"}`, w.now)
@@ -168,7 +168,7 @@ func TestLedger(t *testing.T) {
 		"- Exceptions from verification: 1 requested, 1 granted, 0 denied, 1 expired, 0 revoked, 0 closed.\n  - policy `images` until 2026-10-06T00:00:00Z, ticket T-2, approved by ann\n",
 		"- Decisions while not all was live: 1 allowed, 1 denied. 1 of them would have been denied without an exception.",
 		"- Rollback bundles: 1 added, 0 removed",
-		"- Drills: 1 begun, 1 ended, 0 aborted.",
+		"- Drills: 1 begun, 0 passed, 1 failed, 0 aborted.\n  - `hang` at 2026-10-07 10:00:00 UTC, ticket T-3, failed\n",
 		"- Reconciliations: 1 begun, 0 done, 1 ended in quarantine, 0 failed.\n  - that of `rekor` at",
 		"- `d1`, of 2026-10-07 10:00:00 UTC, signed, logged at private/v2 index 7\n- `unsigned`, of 2026-10-07 10:00:00 UTC, not signed\n- `wrong`, of 2026-10-07 10:00:00 UTC, not signed\n",
 		"The report \"wrong.dsse\" is left out: the signature of this report does not verify: what is signed is not the report.",
