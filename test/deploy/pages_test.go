@@ -5,12 +5,6 @@ import (
 	"strings"
 )
 
-// metric is a row of docs/metrics.md.
-type metric struct {
-	labels    []string
-	histogram bool
-}
-
 var (
 	tableRow = regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([^|]*)\\| (.*) \\|$")
 	code     = regexp.MustCompile("`([^`]+)`")

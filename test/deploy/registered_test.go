@@ -12,12 +12,18 @@ import (
 	"strings"
 )
 
-// registered are the metrics that the code has, by name; the value says whether it is a histogram.
+// metric is what is known of one: by the code, or by docs/metrics.md.
+type metric struct {
+	histogram bool
+	labels    []string // of the code, none may also be that they were not found
+}
+
+// registered are the metrics that the code has, by name.
 //
 // They are found in the sources: string literals in files called metrics.go, and in those of cmd. A name that
 // is put together, prefix and suffix, in a function that gets the other half is followed to its callers.
-func registered(root string) (map[string]bool, error) {
-	names := map[string]bool{}
+func registered(root string) (map[string]metric, error) {
+	names := map[string]metric{}
 	err := filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -51,7 +57,7 @@ type half struct {
 }
 
 // metricsOf adds the metrics of one file.
-func metricsOf(file *ast.File, names map[string]bool) {
+func metricsOf(file *ast.File, names map[string]metric) {
 	functions, halves := map[string]*ast.FuncType{}, map[string][]half{}
 	eachNode(file, func(n ast.Node, above []ast.Node) {
 		switch n := n.(type) {
@@ -107,7 +113,7 @@ func metricsOf(file *ast.File, names map[string]bool) {
 			if text, ok := literal(call.Args[h.parameter]); ok {
 				taken[call.Args[h.parameter]] = true
 				if name := h.prefix + text + h.suffix; metricName.MatchString(name) {
-					names[name] = names[name] || h.histogram
+					names[name] = metric{histogram: h.histogram}
 				}
 			}
 		}
@@ -115,7 +121,7 @@ func metricsOf(file *ast.File, names map[string]bool) {
 	eachNode(file, func(n ast.Node, above []ast.Node) {
 		if e, ok := n.(ast.Expr); ok && !taken[n] {
 			if text, ok := literal(e); ok && metricName.MatchString(text) {
-				names[text] = names[text] || inHistogram(above)
+				names[text] = metric{inHistogram(above), labelsIn(above)}
 			}
 		}
 	})
@@ -185,4 +191,37 @@ func inHistogram(above []ast.Node) bool {
 		}
 	}
 	return false
+}
+
+// labelsIn are the labels in the call around a name: of a list of strings, or the keys of prometheus.Labels.
+func labelsIn(above []ast.Node) (labels []string) {
+	for i := len(above) - 1; i >= 0; i-- {
+		call, ok := above[i].(*ast.CallExpr)
+		if !ok {
+			continue
+		}
+		ast.Inspect(call, func(n ast.Node) bool {
+			list, ok := n.(*ast.CompositeLit)
+			if !ok {
+				return true
+			}
+			for _, element := range list.Elts {
+				switch of := list.Type.(type) {
+				case *ast.ArrayType:
+					if text, ok := literal(element); ok {
+						labels = append(labels, text)
+					}
+				case *ast.SelectorExpr:
+					if pair, ok := element.(*ast.KeyValueExpr); ok && of.Sel.Name == "Labels" {
+						if text, ok := literal(pair.Key); ok {
+							labels = append(labels, text)
+						}
+					}
+				}
+			}
+			return true
+		})
+		break
+	}
+	return labels
 }
