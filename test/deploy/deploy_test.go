@@ -28,6 +28,8 @@ type site struct {
 	metrics map[string]metric // that the code has
 	codes   map[string]string // that the code gives, with the package
 	verbs   []string          // of the program
+
+	decoded map[string]any // by content: files that were read before
 }
 
 const (
@@ -40,7 +42,7 @@ const (
 
 func read(t *testing.T) *site {
 	t.Helper()
-	s := &site{files: map[string]string{}}
+	s := &site{files: map[string]string{}, decoded: map[string]any{}}
 	paths := []string{metricsFile, runbookFile, outageFile, noteFile, dashboardFile}
 	found, err := filepath.Glob(filepath.Join(root, "deploy/prometheus/*.yml"))
 	if err != nil {
@@ -151,6 +153,34 @@ type rule struct {
 	Labels, Annotations      map[string]string
 }
 
+// ruleTests is what a file of tests has.
+type ruleTests struct {
+	Tests []struct {
+		Alerts []struct {
+			Name string `yaml:"alertname"`
+			Exp  []any  `yaml:"exp_alerts"`
+		} `yaml:"alert_rule_test"`
+		Exprs []struct {
+			Expr string
+			Exp  []any `yaml:"exp_samples"`
+		} `yaml:"promql_expr_test"`
+	}
+}
+
+// decode reads a file of YAML, once: TestGuards spoils one of many, again and again.
+func decode[T any](s *site, name string) (*T, error) {
+	text := s.files[name]
+	if file, ok := s.decoded[text]; ok {
+		return file.(*T), nil
+	}
+	file := new(T)
+	if err := yaml.Unmarshal([]byte(text), file); err != nil {
+		return nil, err
+	}
+	s.decoded[text] = file
+	return file, nil
+}
+
 // problems is everything that does not fit, a sentence each.
 func (s *site) problems() (all []string) {
 	wrong := func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) }
@@ -183,8 +213,8 @@ func (s *site) problems() (all []string) {
 		if !strings.HasSuffix(name, ".rules.yml") {
 			continue
 		}
-		var file rules
-		if err := yaml.Unmarshal([]byte(s.files[name]), &file); err != nil {
+		file, err := decode[rules](s, name)
+		if err != nil {
 			wrong("%s: %v", name, err)
 			continue
 		}
@@ -251,23 +281,12 @@ func (s *site) problems() (all []string) {
 // tested says which alerts the tests of rules have fire, and be quiet, and which figures they evaluate.
 func (s *site) tested(wrong func(string, ...any)) (fires, quiet, evaluated map[string]bool) {
 	fires, quiet, evaluated = map[string]bool{}, map[string]bool{}, map[string]bool{}
-	for name, text := range s.files {
+	for name := range s.files {
 		if !strings.HasSuffix(name, "_test.yml") {
 			continue
 		}
-		var file struct {
-			Tests []struct {
-				Alerts []struct {
-					Name string `yaml:"alertname"`
-					Exp  []any  `yaml:"exp_alerts"`
-				} `yaml:"alert_rule_test"`
-				Exprs []struct {
-					Expr string
-					Exp  []any `yaml:"exp_samples"`
-				} `yaml:"promql_expr_test"`
-			}
-		}
-		if err := yaml.Unmarshal([]byte(text), &file); err != nil {
+		file, err := decode[ruleTests](s, name)
+		if err != nil {
 			wrong("%s: %v", name, err)
 			continue
 		}
@@ -333,6 +352,9 @@ func (s *site) words(wrong func(string, ...any)) {
 		}
 	}
 	for name, text := range s.files {
+		if name == dashboardFile || strings.HasSuffix(name, "_test.yml") {
+			continue // what these say is said elsewhere, too
+		}
 		for _, command := range commands(strings.ReplaceAll(text, `\"`, `"`)) {
 			if words := strings.Fields(command); !slices.Contains(s.verbs, words[1]) {
 				wrong("%s: there is no %q", name, command)
