@@ -43,7 +43,7 @@ const (
 func read(t *testing.T) *site {
 	t.Helper()
 	s := &site{files: map[string]string{}, decoded: map[string]any{}}
-	paths := []string{metricsFile, runbookFile, outageFile, noteFile, dashboardFile}
+	paths := []string{"README.md", metricsFile, runbookFile, outageFile, noteFile, dashboardFile}
 	found, err := filepath.Glob(filepath.Join(root, "deploy/prometheus/*.yml"))
 	if err != nil {
 		t.Fatal(err)
@@ -274,6 +274,7 @@ func (s *site) problems() (all []string) {
 	}
 	s.dashboard(page, recorded, wrong)
 	s.words(wrong)
+	s.links(wrong)
 	slices.Sort(all)
 	return all
 }
@@ -404,6 +405,7 @@ func TestGuards(t *testing.T) {
 		"a row that is gone":          {dashboardFile, `"title": "Signer failures"`, `"title": "Others"`, "no row"},
 		"two panels in one place":     {dashboardFile, `"x": 8`, `"x": 0`, "overlap"},
 		"a code without a row":        {outageFile, "| `LOST_TAIL` |", "| `LOST` |", "no row for LOST_TAIL"},
+		"a link to nothing":           {runbookFile, "outage.md#rollback-bundles", "outage.md#rollbacks", "points at docs/outage.md#rollbacks"},
 		"a verb that is not there":    {runbookFile, "`understudy check", "`understudy chek", "there is no"},
 	} {
 		t.Run(name, func(t *testing.T) {

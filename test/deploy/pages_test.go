@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"path"
 	"regexp"
 	"strings"
 )
@@ -32,6 +33,36 @@ func sections(page string) map[string]string {
 		all[strings.TrimSpace(title)] = text
 	}
 	return all
+}
+
+var (
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+	link    = regexp.MustCompile(`\]\(([^)#:]*)#([^)]+)\)`)
+	dropped = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// anchors are those that GitHub gives the headings of a page.
+func anchors(page string) map[string]bool {
+	all := map[string]bool{}
+	for _, m := range heading.FindAllStringSubmatch(page, -1) {
+		all[strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return all
+}
+
+// links checks that what pages point at, within pages, is there.
+func (s *site) links(wrong func(string, ...any)) {
+	for _, name := range []string{metricsFile, runbookFile, outageFile} {
+		for _, m := range link.FindAllStringSubmatch(s.files[name], -1) {
+			target := name
+			if m[1] != "" {
+				target = path.Join(path.Dir(name), m[1])
+			}
+			if !anchors(s.files[target])[m[2]] {
+				wrong("%s points at %s#%s, which is not there", name, target, m[2])
+			}
+		}
+	}
 }
 
 var (
