@@ -111,15 +111,22 @@ func (a *Authority) Stamp(signature []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.Answer(query)
+}
+
+// Answer answers an RFC 3161 request of anybody.
+func (a *Authority) Answer(query []byte) ([]byte, error) {
 	request, err := timestamp.ParseRequest(query)
 	if err != nil {
 		return nil, err
 	}
 	response := timestamp.Timestamp{
-		HashAlgorithm: request.HashAlgorithm,
-		HashedMessage: request.HashedMessage,
-		Time:          time.Now(),
-		Policy:        asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2}, // Sigstore's
+		HashAlgorithm:     request.HashAlgorithm,
+		HashedMessage:     request.HashedMessage,
+		Nonce:             request.Nonce,
+		Time:              time.Now(),
+		Policy:            asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 2}, // Sigstore's
+		AddTSACertificate: request.Certificates,
 	}
 	return response.CreateResponseWithOpts(a.StampCertificate, a.stampKey, crypto.SHA256)
 }

@@ -62,6 +62,12 @@ func (p *Process) Kill() {
 // Signal sends a signal to the program.
 func (p *Process) Signal(signal os.Signal) error { return p.cmd.Process.Signal(signal) }
 
+// Stop halts the program with SIGSTOP: connections to it succeed, and nothing answers.
+func (p *Process) Stop() error { return p.Signal(syscall.SIGSTOP) }
+
+// Continue ends what Stop did.
+func (p *Process) Continue() error { return p.Signal(syscall.SIGCONT) }
+
 // Terminate sends SIGTERM, waits for the end, and returns the exit code and how
 // long it took. After the limit it kills, which is an error.
 func (p *Process) Terminate(limit time.Duration) (code int, took time.Duration, err error) {

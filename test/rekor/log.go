@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -50,6 +51,10 @@ type Config struct {
 	// Intercept, if set, wraps the file server; it sees paths below ReadURL, such
 	// as /tile/0/000. It misbehaves for tests.
 	Intercept func(http.Handler) http.Handler
+
+	// FileServer, if set, is a program that serves files in place of this process, so that it can be
+	// stopped: test/rekor/fileserver. Intercept has no part then.
+	FileServer string
 }
 
 // Log is a running Rekor v2 log.
@@ -64,11 +69,13 @@ type Log struct {
 	config    Config
 	readAddr  string
 	authority *authority.Authority
+	storage   string // folder
 
-	writeURL string           // of the running server
-	grpcAddr string           // of the running server
+	writeURL string           // of the server
+	grpcAddr string           // of the server
 	server   *process.Process // nil before the first start
 	files    *http.Server
+	reader   *process.Process // in place of files, if Config.FileServer is set
 }
 
 // Start creates the log's keys and trusted root in config.Dir and runs it. Close
@@ -86,7 +93,7 @@ func Start(ctx context.Context, config Config) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := process.FreeAddrs(1)
+	addrs, err := process.FreeAddrs(3)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +107,9 @@ func Start(ctx context.Context, config Config) (*Log, error) {
 		config:          config,
 		readAddr:        addrs[0],
 		authority:       ca,
+		storage:         filepath.Join(config.Dir, "storage"),
+		writeURL:        "http://" + addrs[1],
+		grpcAddr:        addrs[2],
 	}
 	if err := l.writeFiles(public, private); err != nil {
 		return nil, err
@@ -116,14 +126,14 @@ func Start(ctx context.Context, config Config) (*Log, error) {
 	return l, nil
 }
 
-// Restart runs the log again where it was left, with the same ReadURL.
+// Restart runs the log again where it was left, with the same addresses.
 func (l *Log) Restart(ctx context.Context) error {
-	if err := l.serveFiles(); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	addrs, err := process.FreeAddrs(3)
+	if err := l.serveFiles(ctx); err != nil {
+		return err
+	}
+	addrs, err := process.FreeAddrs(1)
 	if err != nil {
 		return err
 	}
@@ -131,15 +141,14 @@ func (l *Log) Restart(ctx context.Context) error {
 	if interval == 0 {
 		interval = checkpointInterval
 	}
-	l.writeURL, l.grpcAddr = "http://"+addrs[0], addrs[1]
 	args := []string{"serve",
 		"--hostname=" + l.Origin,
-		"--storage-dir=" + l.storageDir(),
+		"--storage-dir=" + l.storage,
 		"--signer-filepath=" + l.signerFile(),
 		"--checkpoint-interval=" + interval.String(),
-		"--http-address=127.0.0.1", "--http-port=" + portOf(addrs[0]),
-		"--grpc-address=127.0.0.1", "--grpc-port=" + portOf(addrs[1]),
-		"--http-metrics-port=" + portOf(addrs[2])}
+		"--http-address=127.0.0.1", "--http-port=" + portOf(strings.TrimPrefix(l.writeURL, "http://")),
+		"--grpc-address=127.0.0.1", "--grpc-port=" + portOf(l.grpcAddr),
+		"--http-metrics-port=" + portOf(addrs[0])}
 	if l.config.WitnessPolicy != nil {
 		args = append(args, "--witness-policy-path="+l.policyFile())
 	}
@@ -150,10 +159,10 @@ func (l *Log) Restart(ctx context.Context) error {
 	return l.server.Until(ctx, func(ctx context.Context) error { return getOK(ctx, l.writeURL+"/healthz") })
 }
 
-// WriteURL is where the running server takes entries.
+// WriteURL is where the server takes entries.
 func (l *Log) WriteURL() string { return l.writeURL }
 
-// GRPCAddr is where the running server takes entries by gRPC.
+// GRPCAddr is where the server takes entries by gRPC.
 func (l *Log) GRPCAddr() string { return l.grpcAddr }
 
 // Kill takes the whole log away at once, as a dead machine would: SIGKILL for the
@@ -165,21 +174,55 @@ func (l *Log) Kill() {
 	if l.files != nil {
 		l.files.Close()
 	}
+	if l.reader != nil {
+		l.reader.Kill()
+	}
 }
+
+// Stop halts the log with SIGSTOP, as a machine that hangs: connections succeed, and nothing answers.
+// Config.FileServer must be set.
+func (l *Log) Stop() error { return errors.Join(l.server.Stop(), l.reader.Stop()) }
+
+// StopWrites halts the server alone: files are read on.
+func (l *Log) StopWrites() error { return l.server.Stop() }
+
+// Continue ends what Stop and StopWrites did.
+func (l *Log) Continue() error { return errors.Join(l.server.Continue(), l.reader.Continue()) }
+
+// StorageDir is the folder with all that the log has published.
+func (l *Log) StorageDir() string { return l.storage }
+
+// Move gives the log another folder with what it has published, which may be empty, for the next
+// Restart: as if somebody had restored a backup, or begun again under the same name and key.
+func (l *Log) Move(storage string) { l.storage = storage }
 
 // Close ends the log; its files stay.
 func (l *Log) Close() { l.Kill() }
 
 // serveFiles makes the storage folder readable at ReadURL.
-func (l *Log) serveFiles() error {
-	if err := os.MkdirAll(l.storageDir(), 0o755); err != nil {
+func (l *Log) serveFiles(ctx context.Context) error {
+	if err := os.MkdirAll(l.storage, 0o755); err != nil {
 		return err
+	}
+	if l.config.FileServer != "" {
+		var err error
+		l.reader, err = process.Start(filepath.Join(l.config.Dir, "files.log"), l.config.FileServer, l.readAddr, "/api/v2", l.storage)
+		if err != nil {
+			return err
+		}
+		return l.reader.Until(ctx, func(context.Context) error {
+			conn, err := net.Dial("tcp", l.readAddr)
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		})
 	}
 	listener, err := net.Listen("tcp", l.readAddr)
 	if err != nil {
 		return err
 	}
-	handler := http.FileServer(http.Dir(l.storageDir()))
+	handler := http.FileServer(http.Dir(l.storage))
 	if l.config.Intercept != nil {
 		handler = l.config.Intercept(handler)
 	}
@@ -188,7 +231,6 @@ func (l *Log) serveFiles() error {
 	return nil
 }
 
-func (l *Log) storageDir() string { return filepath.Join(l.config.Dir, "storage") }
 func (l *Log) signerFile() string { return filepath.Join(l.config.Dir, "signer.pem") }
 func (l *Log) policyFile() string { return filepath.Join(l.config.Dir, "witnesses.policy") }
 

@@ -43,7 +43,17 @@ func (e Entry) Body() []byte {
 // and writes them through the log's API. It returns them in the order of the log. wrote, if
 // set, is called with the number written so far, from several goroutines.
 func (l *Log) Write(ctx context.Context, n int, wrote func(total int)) ([]Entry, error) {
-	client, err := write.NewWriter(l.writeURL)
+	entries, err := l.WriteTo(ctx, l.writeURL, n, wrote)
+	if err != nil {
+		return nil, fmt.Errorf("%w\n%s", err, l.server.Tail())
+	}
+	return entries, nil
+}
+
+// WriteTo does what Write does, with the same authority, at another log that speaks Rekor v2; at is its
+// address, without a path.
+func (l *Log) WriteTo(ctx context.Context, at string, n int, wrote func(total int)) ([]Entry, error) {
+	client, err := write.NewWriter(at)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +68,7 @@ func (l *Log) Write(ctx context.Context, n int, wrote func(total int)) ([]Entry,
 			}
 			var err error
 			if entries[i], err = l.writeOne(ctx, client); err != nil {
-				return fmt.Errorf("write to %s: %w", l.Origin, err)
+				return fmt.Errorf("write to %s: %w", at, err)
 			}
 			if done := total.Add(1); wrote != nil {
 				wrote(int(done))
@@ -67,7 +77,7 @@ func (l *Log) Write(ctx context.Context, n int, wrote func(total int)) ([]Entry,
 		})
 	}
 	if err := group.Wait(); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, l.server.Tail())
+		return nil, err
 	}
 	slices.SortFunc(entries, func(a, b Entry) int { return int(a.Index()) - int(b.Index()) })
 	return entries, nil

@@ -133,6 +133,25 @@ func (l *Log) Kill() {
 	l.backend = nil
 }
 
+// Stop halts the whole service with SIGSTOP, as a machine that hangs: connections succeed, and nothing
+// answers.
+func (l *Log) Stop() error { return l.each((*process.Process).Stop) }
+
+// Continue ends what Stop and StopSigner did.
+func (l *Log) Continue() error { return l.each((*process.Process).Continue) }
+
+// StopSigner halts the signer of Trillian alone: what is logged is read on, and writes wait for a tree
+// that has them.
+func (l *Log) StopSigner() error { return l.backend[2].Stop() }
+
+func (l *Log) each(do func(*process.Process) error) error {
+	var errs []error
+	for _, p := range append([]*process.Process{l.server}, l.backend...) {
+		errs = append(errs, do(p))
+	}
+	return errors.Join(errs...)
+}
+
 // Close ends the service; its files stay.
 func (l *Log) Close() {
 	l.Kill()

@@ -25,7 +25,12 @@ type Entry struct {
 
 // Write uploads what was signed to the active shard.
 func (l *Log) Write(ctx context.Context, signed Signed) (Entry, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, l.URL+"/api/v1/log/entries", bytes.NewReader(signed.Proposal))
+	return Write(ctx, l.URL, signed)
+}
+
+// Write uploads what was signed to any log that speaks Rekor v1; at is its address, without a path.
+func Write(ctx context.Context, at string, signed Signed) (Entry, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, at+"/api/v1/log/entries", bytes.NewReader(signed.Proposal))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -40,7 +45,7 @@ func (l *Log) Write(ctx context.Context, signed Signed) (Entry, error) {
 		return Entry{}, err
 	}
 	if response.StatusCode != http.StatusCreated {
-		return Entry{}, fmt.Errorf("write to %s: %s\n%s", l.Hostname, response.Status, answer)
+		return Entry{}, fmt.Errorf("write to %s: %s\n%s", at, response.Status, answer)
 	}
 	var stored map[string]struct{ LogIndex *uint64 }
 	if err := json.Unmarshal(answer, &stored); err != nil {
@@ -51,12 +56,15 @@ func (l *Log) Write(ctx context.Context, signed Signed) (Entry, error) {
 			return Entry{Signed: signed, UUID: uuid, LogIndex: *entry.LogIndex, Answer: answer}, nil
 		}
 	}
-	return Entry{}, fmt.Errorf("write to %s: answered %s", l.Hostname, answer)
+	return Entry{}, fmt.Errorf("write to %s: answered %s", at, answer)
 }
 
 // Fill signs n artifacts with one plain key and writes a hashedrekord of each. It returns
 // them in the order of the log.
-func (l *Log) Fill(ctx context.Context, n int) ([]Entry, error) {
+func (l *Log) Fill(ctx context.Context, n int) ([]Entry, error) { return Fill(ctx, l.URL, n) }
+
+// Fill does the same with any log that speaks Rekor v1; at is its address, without a path.
+func Fill(ctx context.Context, at string, n int) ([]Entry, error) {
 	signer, err := NewSigner()
 	if err != nil {
 		return nil, err
@@ -70,7 +78,7 @@ func (l *Log) Fill(ctx context.Context, n int) ([]Entry, error) {
 			if err != nil {
 				return err
 			}
-			entries[i], err = l.Write(ctx, signed)
+			entries[i], err = Write(ctx, at, signed)
 			return err
 		})
 	}

@@ -64,6 +64,17 @@ func Understudy(ctx context.Context) (string, error) {
 	return binary, goCommand(ctx, root, nil, "build", "-buildvcs=false", "-o", binary, "./cmd/understudy")
 }
 
+// Command builds the program in a folder of this checkout, such as test/rekor/fileserver, and returns
+// its absolute path.
+func Command(ctx context.Context, folder string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(root, ".tools", "bin", filepath.Base(folder))
+	return binary, goCommand(ctx, root, nil, "build", "-buildvcs=false", "-o", binary, "./"+folder)
+}
+
 // Nested builds the program in the folder test/NAME, which has a module of its own so that it
 // uses what its dependencies chose, and returns its absolute path.
 func Nested(ctx context.Context, name string) (string, error) {
