@@ -55,6 +55,12 @@ type Config struct {
 	// FileServer, if set, is a program that serves files in place of this process, so that it can be
 	// stopped: test/rekor/fileserver. Intercept has no part then.
 	FileServer string
+
+	// Twin, if set, is a log whose name, keys and authority this one has, too: another instance with a
+	// life of its own. Origin is not used then.
+	Twin *Log
+	// Storage is a folder with what the log has published before, if that is not the one in Dir.
+	Storage string
 }
 
 // Log is a running Rekor v2 log.
@@ -69,6 +75,7 @@ type Log struct {
 	config    Config
 	readAddr  string
 	authority *authority.Authority
+	key       ed25519.PrivateKey
 	storage   string // folder
 
 	writeURL string           // of the server
@@ -81,13 +88,20 @@ type Log struct {
 // Start creates the log's keys and trusted root in config.Dir and runs it. Close
 // ends it.
 func Start(ctx context.Context, config Config) (*Log, error) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
+	var public ed25519.PublicKey
+	var private ed25519.PrivateKey
+	var ca *authority.Authority
+	var err error
+	if twin := config.Twin; twin != nil {
+		config.Origin, private, ca = twin.Origin, twin.key, twin.authority
+		public = private.Public().(ed25519.PublicKey)
+	} else if public, private, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		return nil, err
+	} else if ca, err = authority.New(); err != nil {
 		return nil, err
 	}
-	ca, err := authority.New()
-	if err != nil {
-		return nil, err
+	if config.Storage == "" {
+		config.Storage = filepath.Join(config.Dir, "storage")
 	}
 	vkey, err := note.NewEd25519VerifierKey(config.Origin, public)
 	if err != nil {
@@ -107,7 +121,8 @@ func Start(ctx context.Context, config Config) (*Log, error) {
 		config:          config,
 		readAddr:        addrs[0],
 		authority:       ca,
-		storage:         filepath.Join(config.Dir, "storage"),
+		key:             private,
+		storage:         config.Storage,
 		writeURL:        "http://" + addrs[1],
 		grpcAddr:        addrs[2],
 	}
