@@ -1,10 +1,10 @@
 # The targets of this project. `make help` lists them.
 #
 # Needs Go, git and make; nothing else. Programs that tests run are built from the
-# pinned list test/tools.txt into .tools/bin. What `make check`, `make e2e-v1`,
-# `make e2e-trust` and `make e2e-archive` want beyond that (a C compiler, protoc, promtool,
-# MariaDB, Node, Python with cryptography, OpenSSL) is skipped with a notice where it is
-# missing, but never under CI=true.
+# pinned list test/tools.txt into .tools/bin. What `make check`, `make drill`, `make e2e-v1`,
+# `make e2e-trust`, `make e2e-archive` and `make e2e-outage` want beyond that (a C compiler,
+# protoc, promtool, MariaDB, Node, Python with cryptography, OpenSSL) is skipped with a notice
+# where it is missing, but never under CI=true.
 
 GO  ?= go
 BIN := .tools/bin
@@ -70,6 +70,21 @@ e2e-log: ## real clients write to a private log: cosign, rekor-cli, rekor-tiles,
 	$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy
 	$(GO) build -buildvcs=false -tags kms -o $(BIN)/understudy-kms ./cmd/understudy
 	UNDERSTUDY_E2E_LOG=$${UNDERSTUDY_E2E_LOG:-1} $(GO) test -count=1 -timeout 15m ./test/e2elog
+
+.PHONY: e2e-outage
+e2e-outage: ## the public logs hang, die, fork and come back, while real clients verify and sign (needs MariaDB)
+	@if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then \
+		$(GO) run ./test/tools rekor-server rekor-cli trillian-server trillian-signer trillian-createtree rekor-tiles cosign && \
+		$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy && \
+		UNDERSTUDY_E2E_OUTAGE=1 $(GO) test -count=1 -timeout 15m ./test/e2eoutage; \
+	else $(call skip,there is no mariadbd (Debian: mariadb-server-core)); fi
+
+.PHONY: drill
+drill: ## tell an outage of the public log, from its first second to its report (needs MariaDB)
+	@if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then \
+		$(GO) run ./test/tools rekor-server rekor-cli trillian-server trillian-signer trillian-createtree rekor-tiles cosign && \
+		$(GO) build -buildvcs=false -o $(BIN)/drillstory ./test/drillstory && exec $(BIN)/drillstory; \
+	else $(call skip,there is no mariadbd (Debian: mariadb-server-core)); fi
 
 .PHONY: bench
 bench: ## measure, side by side with Tessera, rekor-tiles and, if MariaDB is there, Rekor v1
