@@ -151,6 +151,9 @@ func TestChangedEntry(t *testing.T) {
 		if f := d.Finding; !f.Named || f.First != 2 || f.Next != 3 || f.Held != "aa" || f.Found != "bb" || string(d.Evidence["answer"]) != "theirs" || d.Decisions.Left != 1 || d.Decisions.Changed != 1 || d.Decisions.Same != 2 || !d.Decisions.List[0].Changed {
 			t.Errorf("%+v %q %+v", f, d.Evidence, d.Decisions)
 		}
+		// What was verified again is not, after a restart.
+		w.life.stop()
+		w.start()
 		// Once upstream gives the right one and an operator has looked, all is done that was not.
 		w.mu.Lock()
 		delete(w.changed, 2)

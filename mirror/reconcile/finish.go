@@ -34,7 +34,8 @@ func (r *Reconciler) writeReport(x *run) error {
 	return r.keep(x, records, row{Event: "report", Report: hex.EncodeToString(sum[:]), Outcome: d.Outcome})
 }
 
-// finish appends the report to the private log, records that the run is over, and lets the log be live.
+// finish appends the report to the private log, records that the run is over. That the log may
+// be live is said after that, by whom looks what is due: also if a crash comes in between.
 func (r *Reconciler) finish(ctx context.Context, x *run) error {
 	p := new(Report)
 	if found, err := r.get(reportRecord+x.ID, p); err != nil || !found {
@@ -86,9 +87,6 @@ func (r *Reconciler) finish(ctx context.Context, x *run) error {
 	r.mu.Unlock()
 	r.cfg.Metrics.over(p.Outcome)
 	r.cfg.Metrics.finished(now, now.Sub(x.Started))
-	if x.Finding == nil && x.Log != "" {
-		r.live(x.Log, r.cfg.Monitor.Status(), x.HeadAt)
-	}
 	return nil
 }
 

@@ -127,6 +127,10 @@ func TestPauses(t *testing.T) {
 		w.outage(false)
 		time.Sleep(20 * time.Second)
 		w.outage(true)
+		time.Sleep(time.Second)
+		if s := w.life.r.Status(); s.Running != nil {
+			t.Errorf("it goes on although the log is away: %+v", s.Running)
+		}
 		w.await("paused", func() bool { return len(w.rows("failed")) == 1 })
 		n := w.submitted()
 		if n < 10 || n > 30 {

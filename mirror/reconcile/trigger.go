@@ -137,7 +137,7 @@ func (r *Reconciler) due() (x *run, wait time.Duration, err error) {
 			return r.activate(paused), 0, nil
 		case name == "" || c.away() || !c.recovering:
 		case last != nil && last.Outcome == outcomeDone && !last.HeadAt.Before(c.since):
-			r.live(name, statuses, last.HeadAt) // a crash came between the last row and this
+			r.live(name, statuses, last.HeadAt)
 		default:
 			x, err := r.begin(name, kindRecovery)
 			return x, 0, err
