@@ -54,6 +54,11 @@ func (e *StatusError) Error() string {
 	return s
 }
 
+// NewStatusError is the error of an answer.
+func NewStatusError(r *http.Response) *StatusError {
+	return &StatusError{Code: r.StatusCode, After: parseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
+}
+
 // StatusCode is the HTTP status.
 func (e *StatusError) StatusCode() int { return e.Code }
 
@@ -77,7 +82,7 @@ func newFetcher(cfg Config, address string, answered func(bool)) (*fetcher, erro
 	return &fetcher{
 		prefix:    strings.TrimRight(address, "/"),
 		client:    client,
-		userAgent: userAgent(cfg.Contact),
+		userAgent: UserAgent(cfg.Contact),
 		encoding:  encodingFor(u.Hostname()),
 		budget:    newBudget(cfg.RequestsPerSecond),
 		until:     new(atomic.Int64),
@@ -119,7 +124,8 @@ func newTransport() *http.Transport {
 	return t
 }
 
-func userAgent(contact string) string {
+// UserAgent is what we call ourselves to upstreams; contact is how their operators reach ours.
+func UserAgent(contact string) string {
 	version := "devel"
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		version = strings.Trim(info.Main.Version, "()")
@@ -216,7 +222,7 @@ func (f *fetcher) send(ctx context.Context, kind, path string, body []byte, limi
 	defer resp.Body.Close()
 	code = resp.StatusCode
 	if code != http.StatusOK {
-		return nil, &StatusError{Code: code, After: parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())}
+		return nil, NewStatusError(resp)
 	}
 	return readAll(ctx, resp, limit, s)
 }

@@ -29,7 +29,7 @@ func (e *ForkError) Error() string { return "quarantined: " + e.Evidence.Reason 
 func (m *Mirror) poll(ctx context.Context) error {
 	m.read(m.places[0])
 	started := time.Now()
-	raw, err := m.tail.checkpoint(ctx)
+	raw, err := m.looked(ctx)
 	if err == nil {
 		err = m.accept(ctx, raw)
 	}
@@ -40,6 +40,22 @@ func (m *Mirror) poll(ctx context.Context) error {
 		}
 	}
 	return err
+}
+
+// pollTime is how long upstream has for a checkpoint, or log info: less than for other requests, so that one
+// that hangs is asked again soon after it is back.
+const pollTime = 10 * time.Second
+
+// looked reads upstream's checkpoint.
+func (m *Mirror) looked(ctx context.Context) ([]byte, error) {
+	limited, cancel := context.WithTimeout(ctx, pollTime)
+	defer cancel()
+	raw, err := m.tail.checkpoint(limited)
+	if ctx.Err() == nil && limited.Err() != nil && err != nil {
+		err = fmt.Errorf("no whole answer within %s: %w", pollTime, context.DeadlineExceeded)
+		m.answered(false)
+	}
+	return raw, err
 }
 
 // pollCopies takes the checkpoint of the first copy that has one as new as the pending one,
@@ -349,7 +365,7 @@ func (m *Mirror) compare(ctx context.Context, tree signedTree, smaller, larger, 
 func (m *Mirror) older(ctx context.Context, s *storage.State, next storage.Checkpoint) error {
 	rollback := &RollbackError{Size: next.Size, Newest: s.Pending.Size}
 	lags := s.Pending.Size == m.pushed.Load() && next.Size >= m.pulled.Load() // what is ahead of it was pushed: logs do that before they publish
-	var consistency []storage.Hash                                     // from it to the pending one, if upstream proved that
+	var consistency []storage.Hash                                            // from it to the pending one, if upstream proved that
 	if next.Size > s.Head.Size || next.Size < s.Minimum {
 		tree, err := m.treeOf(ctx, s.Pending.Head)
 		if err != nil && m.tail.upstream && lags && missing(err) {

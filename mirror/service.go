@@ -310,7 +310,7 @@ func (s *Service) follow(ctx context.Context, group *errgroup.Group) error {
 	wait.InitialInterval, wait.MaxInterval = min(500*time.Millisecond, s.cfg.Poll), maxBackoff
 	for ctx.Err() == nil {
 		next, started := jitter(s.cfg.Poll), time.Now()
-		infos, err := s.list(ctx, s.polls)
+		infos, err := s.looked(ctx)
 		if err == nil {
 			wait.Reset()
 			err = errors.Join(s.poll(ctx, infos), s.anchor(ctx))
@@ -337,6 +337,18 @@ func (s *Service) follow(ctx context.Context, group *errgroup.Group) error {
 		waitFor(ctx, s.due, next, retryAfter(err))
 	}
 	return nil
+}
+
+// looked reads log info.
+func (s *Service) looked(ctx context.Context) ([]shardInfo, error) {
+	limited, cancel := context.WithTimeout(ctx, pollTime)
+	defer cancel()
+	infos, err := s.list(limited, s.polls)
+	if ctx.Err() == nil && limited.Err() != nil && err != nil {
+		err = fmt.Errorf("no whole answer within %s: %w", pollTime, context.DeadlineExceeded)
+		s.answered(false)
+	}
+	return infos, err
 }
 
 // Poll has Run look at log info now, and not when that is due: upstream is back.
@@ -441,6 +453,13 @@ func (s *Service) Trust(keys []trust.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys = slices.DeleteFunc(slices.Clone(keys), func(k trust.Key) bool { return k.Public() == nil }) // which signs no SET
+}
+
+// Keys returns the keys that Trust was told last.
+func (s *Service) Keys() []trust.Key {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.keys
 }
 
 // Freshness returns that of the active shard.

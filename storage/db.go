@@ -124,6 +124,12 @@ func Create(dir string, o Options) (*DB, error) {
 	return db, nil
 }
 
+// CreateScratch makes an empty database in memory, for what is thrown away.
+func CreateScratch(o Options) (*DB, error) {
+	o.FS = vfs.NewMem()
+	return Create("scratch", o)
+}
+
 // Open opens the database in dir and loads its trees; it costs O(log n) for each. It
 // returns ErrNotExist, ErrLocked or a *FormatError if it cannot.
 func Open(dir string, o Options) (*DB, error) {

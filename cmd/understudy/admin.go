@@ -22,7 +22,12 @@ var errNoDaemon = errors.New("no daemon answers")
 // askDaemon sends a request to the admin listener of the daemon of c and decodes its
 // answer.
 func askDaemon(ctx context.Context, c *Config, path string, request, answer any) error {
-	reply, err := callDaemon(ctx, c, path, request)
+	return askDaemonAs(ctx, c, "", path, request, answer)
+}
+
+// askDaemonAs is askDaemon with a token, which names who asks; empty: nobody.
+func askDaemonAs(ctx context.Context, c *Config, token, path string, request, answer any) error {
+	reply, err := callDaemonAs(ctx, c, token, path, request)
 	if err != nil {
 		return err
 	}
@@ -46,6 +51,10 @@ func strangeAnswer(c *Config, err error) error {
 // callDaemon sends a request to the admin listener of the daemon of c and returns its answer,
 // if that is good: to a GET without a request body, else to a POST of it.
 func callDaemon(ctx context.Context, c *Config, path string, request any) (io.ReadCloser, error) {
+	return callDaemonAs(ctx, c, "", path, request)
+}
+
+func callDaemonAs(ctx context.Context, c *Config, token, path string, request any) (io.ReadCloser, error) {
 	method, body := http.MethodGet, io.Reader(nil)
 	if request != nil {
 		data, err := json.Marshal(request)
@@ -59,6 +68,9 @@ func callDaemon(ctx context.Context, c *Config, path string, request any) (io.Re
 		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

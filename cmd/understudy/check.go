@@ -15,6 +15,7 @@ import (
 
 	"github.com/understudy-log/understudy/cmd/internal/private"
 	"github.com/understudy-log/understudy/mirror"
+	"github.com/understudy-log/understudy/mirror/ledger"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
 )
@@ -134,6 +135,15 @@ func check(ctx context.Context, c *Config, repair bool, out, progress io.Writer)
 			printReport(out, report, keyErr)
 		}
 		damaged, ours = damaged+len(report.Problems), ours || len(report.Problems) > 0 && c.privateOrigin(origin)
+	}
+	switch rows, err := ledger.Check(db); {
+	case errors.As(err, new(*ledger.DamageError)):
+		fmt.Fprintf(out, "ledger of outages: damaged: %s\n", oneLine(err))
+		damaged++
+	case err != nil:
+		return err
+	case rows > 0:
+		fmt.Fprintf(out, "ledger of outages: %s, each with the hash of the one before\n", count(rows, "row", "rows"))
 	}
 	things := fmt.Sprintf("%d things are", damaged)
 	switch damaged {

@@ -47,6 +47,10 @@ type Config struct {
 	Archive *ArchiveConfig `yaml:"archive"`
 	// Private is the private log; nil is none.
 	Private *PrivateConfig `yaml:"log"`
+	// Outage says how it is noticed that an upstream is away, and what is done then; nil: nobody looks.
+	Outage *OutageConfig `yaml:"outage"`
+	// Verification says what is verified for others; nil: nothing is.
+	Verification *VerificationConfig `yaml:"verification"`
 	// StaleAfter is the checkpoint age from which answers are called stale.
 	StaleAfter Duration `yaml:"stale_after"`
 	// Contact stands in the User-Agent, so that the operator of an upstream can
@@ -107,6 +111,11 @@ type LogConfig struct {
 	// Successors says whether later Rekor v2 logs of the same domain are followed, too, when the
 	// trust material announces them; default: if the key comes from the copy of a TUF repository.
 	Successors *bool `yaml:"successors"`
+
+	// WriteURL is where entries are proposed, if that is not URL, which it is for Rekor only.
+	WriteURL string `yaml:"write_url"`
+	// GrowsWithin is how soon the log is always larger; 0: that is not known.
+	GrowsWithin Duration `yaml:"grows_within"`
 
 	// PublicKeys are those of the shards of a Rekor v1 service, as PublicKey; empty: they come
 	// from the trusted root, by host. The keys below are of such services too.
@@ -317,7 +326,16 @@ func (c *Config) complete() error {
 		}
 		names[log.Name], origins[log.Origin] = true, true
 	}
-	return c.completePrivate()
+	if err := c.completePrivate(); err != nil {
+		return err
+	}
+	if err := c.completeOutage(); err != nil {
+		return err
+	}
+	if err := c.modeNeedsOutage(); err != nil {
+		return err
+	}
+	return c.completeVerification()
 }
 
 func (c *Config) completeListen() error {
@@ -344,6 +362,10 @@ func (c *Config) completeListen() error {
 }
 
 func (c *Config) completeLog(i int, log *LogConfig) error {
+	if log.WriteURL != "" && !isLogURL(log.WriteURL) {
+		return c.mistake(fmt.Sprintf("%q is not the address of a log; write it like https://log.example.com/api/v2", log.WriteURL), "logs", i, "write_url")
+	}
+	log.WriteURL = strings.TrimRight(log.WriteURL, "/")
 	if log.isService() {
 		return c.completeService(i, log)
 	}

@@ -377,18 +377,19 @@ func (c *Config) completeAccess() error {
 	}
 	seen := map[string]string{} // what must differ, and who has it
 	for i := range a.Identities {
-		if err := c.completeIdentity(i, seen); err != nil {
+		if err := c.completeIdentity(a.Identities, i, a.TLS, seen, "log", "access", "identities"); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Config) completeIdentity(i int, seen map[string]string) error {
-	a := &c.Private.Access
-	id := &a.Identities[i]
+// completeIdentity checks one of the identities that stand at a place of the configuration. seen is what
+// must differ, and who has it.
+func (c *Config) completeIdentity(identities []IdentityConfig, i int, tls *ServerTLSConfig, seen map[string]string, place ...any) error {
+	id := &identities[i]
 	wrong := func(text string, path ...any) error {
-		return c.mistake(text, append([]any{"log", "access", "identities", i}, path...)...)
+		return c.mistake(text, slices.Concat(place, []any{i}, path)...)
 	}
 	id.TokenSHA256 = strings.ToLower(id.TokenSHA256)
 	setDefault(&id.EntriesPerSecond, 50)
@@ -404,7 +405,7 @@ func (c *Config) completeIdentity(i int, seen map[string]string) error {
 		return wrong("each identity is known by exactly one of token_sha256 and certificate; \"understudy log token\" makes a token")
 	case id.TokenSHA256 != "" && !sha256Text.MatchString(id.TokenSHA256):
 		return wrong("it is the SHA-256 of a token, 64 hex digits, as \"understudy log token\" prints it", "token_sha256")
-	case id.Certificate != "" && (a.TLS == nil || a.TLS.ClientCA == ""):
+	case id.Certificate != "" && (tls == nil || tls.ClientCA == ""):
 		return wrong("an identity known by its certificate needs \"client_ca\" in \"tls\", which vouches for it", "certificate")
 	case strings.ContainsFunc(id.Certificate, isControl):
 		return wrong("certificate must be one line", "certificate")

@@ -51,6 +51,20 @@ func (c *Config) paths() []*string {
 			paths = append(paths, &t.Certificate, &t.Key, &t.ClientCA)
 		}
 	}
+	if o := c.Outage; o != nil {
+		paths = append(paths, &o.ReportKey)
+		if o.Webhook != nil {
+			paths = append(paths, &o.Webhook.SecretFile)
+		}
+	}
+	if v := c.Verification; v != nil {
+		for i := range v.Policies {
+			list(v.Policies[i].PublicKeys)
+		}
+		for i := range v.HighRisk {
+			paths = append(paths, &v.HighRisk[i].PublicKey)
+		}
+	}
 	for i := range c.Logs {
 		log := &c.Logs[i]
 		paths = append(paths, &log.PublicKey)

@@ -27,7 +27,7 @@ func TestConfigMistakes(t *testing.T) {
 		{oneLog + "    pol: 5s\n", `5:5: unknown key "pol"; did you mean "poll"?`},
 		{oneLog + "    Poll: 5s\n", `5:5: unknown key "Poll"; did you mean "poll"?`},
 		{"listen: {htp: x}\n" + oneLog, `1:10: unknown key "htp"; did you mean "http"?`},
-		{"poll: 5s\n" + oneLog, `1:1: unknown key "poll"; known here: data_dir, listen, trusted_root, tuf, trust, witness, archive, log, stale_after, contact, log_level, logs`},
+		{"poll: 5s\n" + oneLog, `1:1: unknown key "poll"; known here: data_dir, listen, trusted_root, tuf, trust, witness, archive, log, outage, verification, stale_after, contact, log_level, logs`},
 		{"{\n\t\"logs\": [\n\t\t{\"orign\": \"x\"}]}", `3:4: unknown key "orign"; did you mean "origin"?`},
 		{oneLog + "    poll: 5x\n", `5:11: "5x" is not a duration; write it like 5s, 10m or 24h`},
 		{oneLog + "    poll: 5\n", `5:11: "5" is not a duration; write it like 5s, 10m or 24h`},

@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/tuf"
 )
 
 // TUFConfig is the TUF repository to mirror.
@@ -29,6 +32,13 @@ type TrustConfig struct {
 	PassphraseFile string `yaml:"passphrase_file"`
 	// TimestampLifetime is how long a timestamp is good; it is signed anew after a seventh of that.
 	TimestampLifetime Duration `yaml:"timestamp_lifetime"`
+}
+
+// tufURL is where the TUF repository is that is mirrored.
+func (c *Config) tufURL() string {
+	address := c.TUF.URL
+	setDefault(&address, tuf.DefaultMirror)
+	return strings.TrimRight(address, "/")
 }
 
 func (c *Config) completeTUF() error {

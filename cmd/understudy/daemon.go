@@ -47,6 +47,9 @@ type daemon struct {
 
 	archive *archive.Archive // nil if no evidence packs are made
 
+	desk        *desk  // where outages are dealt with; nil if none are looked for
+	grpcAddress string // of our own gRPC API, once it is served
+
 	private []*privateLog   // the generations of the private log; none if there is no such log
 	access  *access.Control // who may use it
 
@@ -105,6 +108,9 @@ func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, ne
 	d := &daemon{config: c, keys: keys, db: db, newest: newest, logger: logger, registry: prometheus.NewRegistry(), witnessOnly: map[string]witnessedLog{}}
 	d.tufMetrics = trust.NewMetrics(d.registry)
 	d.registerMetrics()
+	if err := d.beginOutage(); err != nil {
+		return nil, err
+	}
 	if err := errors.Join(d.openTUF(), d.openTrust(ctx)); err != nil {
 		return nil, err
 	}
@@ -126,6 +132,9 @@ func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, ne
 		return nil, err
 	}
 	if err := d.openPrivate(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.openOutage(); err != nil {
 		return nil, err
 	}
 	if err := d.openArchive(ctx); err != nil {
@@ -163,6 +172,9 @@ func (d *daemon) newFollower(log LogConfig) (*follower, error) {
 	}
 	cfg := d.config.mirror(log, tree)
 	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, d.metrics
+	if d.desk != nil {
+		cfg.HTTPClient, cfg.Polled = d.desk.reading(log), d.desk.pollsOf(log)
+	}
 	if f.mirror, err = mirror.New(cfg); err != nil {
 		return nil, err
 	}
@@ -179,6 +191,9 @@ func (d *daemon) newServiceFollower(i int) (*follower, error) {
 		return nil, err
 	}
 	cfg.Newest, cfg.Logger, cfg.Metrics = d.newest, d.logger, d.metrics
+	if d.desk != nil {
+		cfg.HTTPClient, cfg.Polled = d.desk.reading(f.config), d.desk.pollsOf(f.config)
+	}
 	if f.service, err = mirror.NewService(cfg); err != nil {
 		f.service = nil
 		d.logger.Error("this service is not served: what is stored of it cannot be used; run \"understudy check\" and restore a backup", "log", f.config.Name, "error", err)
@@ -269,16 +284,17 @@ func (d *daemon) registerMetrics() {
 // run serves and follows until ctx ends or something breaks.
 func (d *daemon) run(ctx context.Context, l *listeners) error {
 	group, ctx := errgroup.WithContext(ctx)
+	d.grpcAddress = l.grpc.Addr().String()
 	group.Go(func() error {
 		h := rest.NewPublic(rest.PublicConfig{Mirrors: d.mirrors, Rekor: d.service(), RekorLost: d.service() == nil && slices.ContainsFunc(d.config.Logs, func(l LogConfig) bool { return l.isService() }), TUF: d.tuf, Trust: d.own, Witness: d.witness, Logger: d.logger, Registerer: d.registry})
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
-		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Private: d.privateLog, Gatherer: d.registry, Logger: d.logger})
+		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Private: d.privateLog, Outage: d.desk.admin(), Gatherer: d.registry, Logger: d.logger})
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
 	group.Go(func() error {
-		return serveGRPC(ctx, l.grpc, rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Services: d.services(), Keys: d.logKeys, TUF: d.tuf, Archive: d.archive, Tree: d.tree, Logger: d.logger, Registerer: d.registry}), 4*time.Second)
+		return serveGRPC(ctx, l.grpc, rpc.NewServer(rpc.Config{Mirrors: d.mirrors, Services: d.services(), Keys: d.logKeys, TUF: d.tuf, Archive: d.archive, Tree: d.tree, Verifier: d.desk.verifies(), Logger: d.logger, Registerer: d.registry}), 4*time.Second)
 	})
 	d.logger.Info("serving", "version", version(), "data_dir", d.config.DataDir, "logs", len(d.logs),
 		"http", l.http.Addr().String(), "grpc", l.grpc.Addr().String(), "admin", l.admin.Addr().String())
@@ -286,6 +302,7 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 		group.Go(func() error { return err }) // it ends what was begun
 	}
 	group.Go(func() error { d.follow(ctx); return nil })
+	d.desk.run(ctx, group)
 	if d.tuf != nil {
 		group.Go(func() error { return d.tuf.Run(ctx) })
 	}
@@ -403,6 +420,7 @@ func (d *daemon) follow(ctx context.Context) {
 		}
 		for _, f := range d.succeed(d.keys.root) {
 			start(f)
+			d.desk.add(f)
 		}
 	}
 }

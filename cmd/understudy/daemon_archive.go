@@ -64,6 +64,7 @@ func (d *daemon) openArchive(ctx context.Context) error {
 	if d.witness != nil {
 		cfg.Cosigners = d.witness.VKeys()
 	}
+	d.desk.archived(&cfg)
 	if d.archive, err = archive.Open(ctx, cfg); err != nil {
 		return fmt.Errorf("evidence packs: %w", err)
 	}

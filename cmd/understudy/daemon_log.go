@@ -164,8 +164,10 @@ func (d *daemon) openPrivate(ctx context.Context) error {
 			if l.v1, err = private.NewV1(l.log, uint64(d.config.Private.V1.TreeID), l.public); err != nil {
 				return err
 			}
+			l.v1.Open = d.gate()
 		default:
 			l.v2 = private.NewV2(l.log, l.logID)
+			l.v2.Open = d.gate()
 		}
 	}
 	return nil

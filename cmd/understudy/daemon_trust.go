@@ -27,6 +27,11 @@ func (d *daemon) openTUF() error {
 		return err
 	}
 	cfg.Logger, cfg.Metrics = d.logger, d.tufMetrics
+	if k := d.desk; k != nil {
+		cfg.HTTPClient = k.tufClient
+		cfg.Now = func() time.Time { return time.Now().Add(k.faults.Clock("tuf")) }
+		cfg.Polled = func(started time.Time, err error) { k.observe("tuf", started, err) }
+	}
 	if d.tuf, err = trust.NewRepository(cfg); err != nil {
 		return err
 	}

@@ -71,6 +71,7 @@ listen:
 # A private log: it takes what Rekor takes, and signs it with keys of your own. "understudy log init" makes
 # them and prints this section, "understudy log create" makes the empty trees. It needs its addresses above.
 #log:
+#  #mode: always                      # fallback: it takes entries only while a public log takes none; needs "outage"
 #  operator: example.com              # who runs it, for clients; default: the host of v1
 #  passphrase_file: keys/passphrase   # of all keys that are encrypted
 #  v1:                                # either of v1 and v2 may be left out
@@ -95,6 +96,35 @@ listen:
 #      - {name: release-pipeline, token_sha256: "4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459a", roles: [append, read]}
 #      - {name: on-call, certificate: on-call@example.com, roles: [read, operate]}   # a name in it, or "CN=..."
 #      #  entries_per_second: 50, requests_at_once: 64
+
+# Whether the logs below, and what else signers and verifiers need, are there: each has a state, which
+# "understudy outage status" shows, and what follows from it is done by itself (docs/outage.md).
+#outage:
+#  #slo: 99.5                         # percent of requests that an upstream answers in order
+#  #probe: {every: 2s, timeout: 2s}
+#  #write_probe: refused              # how the write path is asked: with what is refused; off; entry: private logs only
+#  #probes: {fulcio: "https://fulcio.sigstore.dev", tsa: "https://timestamp.sigstore.dev", ct_log: "https://ctfe.sigstore.dev/2022"}
+#  #webhook: {url: "https://hooks.example.com/understudy", secret_file: hook.secret}
+#  #report_key: report.key            # signs reports; default: made in data_dir
+#  identities:                        # who may force states, hold drills, ask for exceptions, and approve them; beside those of the log
+#    - {name: on-call-1, token_sha256: "4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459b", roles: [operate]}
+#    - {name: security, token_sha256: "4bf5122f344554c53bde2ebb8cd2b7e3d1600ad631c385a5d7cce23c7785459c", roles: [approve]}
+#  #max_force: 24h
+#  #reconcile: {submit: true, requests_per_second: 16, patience: 1m}   # submit: entries of the private log go public; default: if its mode is fallback
+#  #drills:
+#  #  max: 30m
+#  #  targets: {detect: 5s, fall_back: 10s, recover: 10s, reconcile: 1m}
+#  #  schedule: [{scenario: refuse, log: rekor-v2, cron: "0 10 * * 2", for: 10m, ticket: OPS-1}]   # in UTC
+
+# Verification for others: the gRPC service VerificationService, and "understudy verify --server".
+#verification:
+#  #max_audit: 24h                    # the longest exception
+#  policies:
+#    - name: production
+#      identities: [{identity: release@example.com, issuer: "https://accounts.example.com"}]   # or identity_regexp, issuer_regexp
+#      #public_keys: [release.pub]
+#      #accept: [public, private]     # whose logs a proof may rest on
+#  high_risk: [{identity: "*@release.example.com"}]   # never in audit; or public_key: FILE
 
 # From this checkpoint age on, answers say that they are stale.
 #stale_after: 24h
@@ -123,6 +153,8 @@ logs:
     # With "tuf" above, logs of the same domain that come after it are followed, too, as soon as the
     # trust material announces them.
     #successors: false
+    #write_url: https://log2025-1.rekor.sigstore.dev/api/v2   # where entries are proposed; default: url, of Rekor
+    #grows_within: 10m                  # it is never the same for longer; then it is not in order
     poll: 5s
     requests_per_second: 20             # the budget of requests to that server; history takes half of it
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -23,8 +24,10 @@ type keyring struct {
 	own map[string][]trust.Key // by origin
 	// services are the keys of Rekor v1 services, by name.
 	services map[string][]trust.Key
-	root     *trust.Root // nil until there is one
+	root     *trust.Root // nil until there is one; see setRoot
 	from     string      // what root is, for messages
+	// now is root for those who run beside the one goroutine that changes it.
+	now atomic.Pointer[trust.Root]
 
 	material []byte // root in JSON, if it comes out of a copy of a TUF repository
 
@@ -58,8 +61,14 @@ func newKeyring(c *Config) (*keyring, error) {
 	if err != nil {
 		return nil, c.mistake(err.Error(), "trusted_root")
 	}
-	k.root, k.from = root, c.TrustedRoot
+	k.setRoot(root, c.TrustedRoot)
 	return k, nil
+}
+
+// setRoot makes a trusted root the one that counts.
+func (k *keyring) setRoot(root *trust.Root, from string) {
+	k.root, k.from = root, from
+	k.now.Store(root)
 }
 
 // readKey reads a key, or the file that has it.
@@ -87,7 +96,8 @@ func (k *keyring) use(json []byte) bool {
 	if err != nil {
 		return false // an update that has such a one is refused
 	}
-	k.root, k.from, k.material = root, "the copy of the TUF repository", json
+	k.setRoot(root, "the copy of the TUF repository")
+	k.material = json
 	return true
 }
 
@@ -151,7 +161,7 @@ func (k *keyring) fetch(ctx context.Context, cacheDir string, logger *slog.Logge
 	if err != nil {
 		return err
 	}
-	k.root, k.from = root, "the public trusted root"
+	k.setRoot(root, "the public trusted root")
 	return nil
 }
 
@@ -168,7 +178,7 @@ func (k *keyring) fetchHeld(ctx context.Context, c *Config, db *storage.DB) erro
 	if err != nil {
 		return err
 	}
-	k.root, k.from = root, "the copy of the TUF repository"
+	k.setRoot(root, "the copy of the TUF repository")
 	return nil
 }
 
@@ -220,6 +230,6 @@ func (k *keyring) fetchCached(ctx context.Context, cacheDir string) error {
 	if err != nil {
 		return noCachedRoot(cacheDir)
 	}
-	k.root, k.from = root, "the cached trusted root"
+	k.setRoot(root, "the cached trusted root")
 	return nil
 }

@@ -79,6 +79,11 @@ Exit codes of every verb:
 		newKeysCommand(),
 		newBundleCommand(),
 		newArchiveCommand(),
+		newOutageCommand(),
+		newExceptionCommand(),
+		newRollbackCommand(),
+		newReconcileCommand(),
+		newDrillCommand(),
 		newBackupCommand(), newRestoreCommand(),
 		newVersionCommand(),
 	)

@@ -230,6 +230,9 @@ func statusText(s rest.Status) string {
 	if s.Archive != nil {
 		b.WriteString(archiveText(s.Archive, time.Now()))
 	}
+	if s.Outage != nil {
+		b.WriteString(outageText(s.Outage, time.Now()))
+	}
 	for _, p := range s.Private {
 		b.WriteString(privateText(p, s.Running, time.Now()))
 	}
@@ -341,6 +344,9 @@ func statusLines(s rest.Status) string {
 	}
 	if s.Archive != nil {
 		b.WriteString(archiveLine(s.Archive, time.Now()))
+	}
+	if s.Outage != nil {
+		b.WriteString(outageLine(s.Outage, time.Now()))
 	}
 	for _, p := range s.Private {
 		b.WriteString(privateLine(p, time.Now()))

@@ -268,7 +268,7 @@ func (r *Reconciler) notDone(d *Document) []string {
 			continue
 		}
 		if p.Submit == nil || r.upstream(p.Upstream) == nil {
-			say("Entries of the private log %s were not submitted to a public log: the configuration does not allow it.", p.Name)
+			say("Entries of the private log %s were not submitted to a public log: none of their generation is configured, or it is not allowed.", p.Name)
 		}
 	}
 	for _, p := range d.Proposals {

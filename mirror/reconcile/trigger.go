@@ -16,10 +16,15 @@ func (r *Reconciler) watching(ctx context.Context) error {
 		changed := r.cfg.Monitor.Changes()
 		statuses := r.cfg.Monitor.Status()
 		for _, u := range r.cfg.Upstreams {
-			if stateOf(statuses, u.Name).away() {
-				if err := r.hold(&u); err != nil {
-					return err
-				}
+			var err error
+			switch c := stateOf(statuses, u.Name); {
+			case c.away():
+				err = r.hold(&u)
+			case !c.notLive:
+				err = r.letGo(u.Name)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		select {
@@ -46,6 +51,24 @@ func (r *Reconciler) hold(u *Upstream) error {
 	}
 	r.mu.Lock()
 	r.held[u.Name] = h
+	r.mu.Unlock()
+	return nil
+}
+
+// letGo forgets the heads of a log that was said to be away and is live again without having recovered, as after
+// a forced state: what is served from then on is what the next proof has to begin with.
+func (r *Reconciler) letGo(log string) error {
+	r.mu.Lock()
+	held := r.held[log] != nil && r.runs[log] == nil
+	r.mu.Unlock()
+	if !held {
+		return nil
+	}
+	if err := r.append(map[string][]byte{heldRecord + log: {}}, row{Event: "let_go", Log: log}); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	delete(r.held, log)
 	r.mu.Unlock()
 	return nil
 }

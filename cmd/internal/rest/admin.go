@@ -34,7 +34,9 @@ type AdminConfig struct {
 	Gatherer prometheus.Gatherer
 	// Private returns a generation of the private log, v1 or v2; nil if it is not there, or not served.
 	Private func(name string) *log.Log
-	Logger  *slog.Logger
+	// Outage is the operator's part about outages; nil: none are looked for.
+	Outage *OutageConfig
+	Logger *slog.Logger
 }
 
 // Status is what /status answers and "understudy status --json" prints.
@@ -54,6 +56,8 @@ type Status struct {
 	Archive *archive.Status `json:"archive,omitempty"`
 	// Private is the private log, by generation; none: there is no such log.
 	Private []PrivateStatus `json:"private_log,omitempty"`
+	// Outage is the state of the upstreams; nil if nobody looks.
+	Outage *OutageStatus `json:"outage,omitempty"`
 }
 
 // PrivateStatus is the state of one generation of the private log.
@@ -140,13 +144,19 @@ func NewAdmin(c AdminConfig) http.Handler {
 	})
 	mux.HandleFunc("GET /readyz", c.ready)
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, c.Status())
+		status := c.Status()
+		if c.Outage != nil {
+			outage := c.Outage.status()
+			status.Outage = &outage
+		}
+		writeJSON(w, http.StatusOK, status)
 	})
 	mux.HandleFunc("POST /backup", c.backup)
 	mux.HandleFunc("POST /pin", c.pin)
 	mux.HandleFunc("GET /log/audit", serveAudit(func(r *http.Request) *log.Log { return c.Private(r.URL.Query().Get("log")) }, c.Logger))
 	mux.HandleFunc("GET /packs", c.packs)
 	mux.HandleFunc("POST /pack", c.pack)
+	c.outage(mux)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
