@@ -217,6 +217,48 @@ func TestRetryAfter(t *testing.T) {
 	})
 }
 
+// An answer after the time-out is none, also of a probe that did not give up by itself.
+func TestLateAnswers(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		u := &upstream{latency: 2300 * time.Millisecond, deaf: true}
+		u.set("good")
+		s := newStage(t, vfs.NewMem(), Config{Components: read(u)}).run()
+		s.until(rekorRead, Fallback, 5*time.Second)
+		time.Sleep(10 * time.Minute)
+		if c := s.told(); len(c) != 1 || s.m.Status()[0].BurnRates["5m"] < 199 {
+			t.Errorf("told of %+v; %+v", c, s.m.Status())
+		}
+	})
+}
+
+// A short wait that real traffic was asked for is obeyed, and is no failure.
+func TestShortRetryAfter(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		u := &upstream{latency: 5 * time.Millisecond}
+		u.set("good")
+		s := newStage(t, vfs.NewMem(), Config{Components: read(u)}).run()
+		for range 100 {
+			time.Sleep(10 * time.Second)
+			s.m.Observe(rekorRead, Observation{Took: time.Millisecond, Err: limited{2 * time.Second}})
+			synctest.Wait()
+			u.mu.Lock()
+			n := u.asked
+			u.mu.Unlock()
+			time.Sleep(2*time.Second - time.Millisecond)
+			u.mu.Lock()
+			if u.asked != n {
+				t.Errorf("%d probes while they were forbidden", u.asked-n)
+			}
+			u.mu.Unlock()
+		}
+		for _, c := range s.told() {
+			if c.To == Fallback {
+				t.Errorf("fell back: %+v", c)
+			}
+		}
+	})
+}
+
 // Half-dead: every other answer is good.
 func TestHalfDead(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {

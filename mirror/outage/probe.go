@@ -118,6 +118,10 @@ func (m *Monitor) probeLocked(c *component, now instant) *probe {
 		return nil
 	}
 	if p.silent > now.mono {
+		if p.silent-now.mono <= s.ProbeEvery {
+			p.due = p.silent // a short while says nothing
+			return nil
+		}
 		// Nothing is sent. It does not answer us all the same; the share of errors and the budget stay out of it.
 		p.due, p.started = now.mono+s.ProbeEvery-s.jitter(), now.mono
 		text := fmt.Sprintf("upstream asked not to be asked for another %s", (p.silent - now.mono).Round(time.Second))
