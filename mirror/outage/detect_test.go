@@ -156,10 +156,15 @@ func TestPolite(t *testing.T) {
 			if u.asked < 300 || u.asked > c.most {
 				t.Errorf("%s: %d probes in 10 minutes, want 300 to %d", c.what, u.asked, c.most)
 			}
+			shortest := time.Hour
 			for i, at := range u.started[1:] {
+				shortest = min(shortest, at.Sub(u.started[i]))
 				if d := at.Sub(u.started[i]); d > 2*time.Second || c.what == "good" && d < 1800*time.Millisecond {
 					t.Fatalf("%s: %s between two probes", c.what, d)
 				}
+			}
+			if shortest > 1900*time.Millisecond {
+				t.Errorf("%s: always %s between two probes, and many of us ask at once", c.what, shortest)
 			}
 		})
 	}

@@ -67,6 +67,11 @@ func TestDiskHangs(t *testing.T) {
 		for range 1000 {
 			s.m.Observe("tuf", Observation{Took: time.Millisecond})
 		}
+		for _, status := range s.m.Status() {
+			if status.State != Live || status.Underlying != Live || s.m.State(status.Component) != Live {
+				t.Errorf("shown before it was durable: %+v", status)
+			}
+		}
 		if s.m.Overall() != Live || len(s.told()) > 0 || forced.Load() || quarantined.Load() {
 			t.Errorf("shown, told or answered before it was durable: %+v", s.m.Status())
 		}
