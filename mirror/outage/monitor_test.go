@@ -49,7 +49,7 @@ func TestDiskHangs(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		var forced, quarantined atomic.Bool
 		go func() {
-			if err := s.m.Force(Force{Component: "tuf", State: Fallback, Until: time.Now().Add(time.Hour), Ticket: "T", By: "ann"}); err != nil {
+			if err := s.m.Force(Force{Component: "tuf", State: Degraded, Until: time.Now().Add(time.Hour), Ticket: "T", By: "ann"}); err != nil {
 				t.Error(err)
 			}
 			forced.Store(true)
@@ -67,6 +67,10 @@ func TestDiskHangs(t *testing.T) {
 		for range 1000 {
 			s.m.Observe("tuf", Observation{Took: time.Millisecond})
 		}
+		for range 3 { // the step that follows waits for the one that is under way
+			s.m.Observe("tuf", Observation{Took: time.Millisecond, Err: errRefused})
+			time.Sleep(time.Second)
+		}
 		for _, status := range s.m.Status() {
 			if status.State != Live || status.Underlying != Live || s.m.State(status.Component) != Live {
 				t.Errorf("shown before it was durable: %+v", status)
@@ -83,7 +87,7 @@ func TestDiskHangs(t *testing.T) {
 		gate.Store(nil)
 		close(closed)
 		synctest.Wait()
-		if s.m.State(rekorRead) != Fallback || s.m.State("tuf") != Fallback || s.m.Overall() != Quarantined || !forced.Load() || !quarantined.Load() {
+		if s.m.State(rekorRead) != Fallback || s.m.State("tuf") != Degraded || s.m.Status()[1].Underlying != Fallback || s.m.Overall() != Quarantined || !forced.Load() || !quarantined.Load() {
 			t.Errorf("after the disk came back: %+v", s.m.Status())
 		}
 		s.check()
@@ -92,11 +96,14 @@ func TestDiskHangs(t *testing.T) {
 
 // A disk that fails ends Run, and nothing is shown that is not recorded.
 func TestDiskFails(t *testing.T) {
-	for _, by := range []string{"a probe", "an operator"} {
+	for _, by := range []string{"a probe", "an operator", "an operator, slowly"} {
 		t.Run(by, func(t *testing.T) {
 			var broken atomic.Bool
 			fs := errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(o errorfs.Op) error {
 				if broken.Load() && isSync(o) {
+					if strings.HasSuffix(by, "slowly") {
+						time.Sleep(100 * time.Millisecond)
+					}
 					return syscall.EIO
 				}
 				return nil
