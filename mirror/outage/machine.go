@@ -180,7 +180,7 @@ func (s *Settings) next(p *position, now instant) (State, Cause) {
 	switch {
 	case p.bad >= s.Failures:
 		return Fallback, Cause{p.why.Code, fmt.Sprintf("%d failures in a row: %s", p.bad, p.why.Text)}
-	case p.ratio.all >= fewestForRatio && 2*p.ratio.bad >= p.ratio.all && p.badFor >= badSecondsForRatio:
+	case p.good == 0 && p.ratio.all >= fewestForRatio && 2*p.ratio.bad >= p.ratio.all && p.badFor >= badSecondsForRatio:
 		return Fallback, Cause{CodeErrorRatio, fmt.Sprintf("%d of %d answers failed in %s: %s", p.ratio.bad, p.ratio.all, ratioWindow, p.why.Text)}
 	case p.State == Live && p.burning:
 		return Degraded, Cause{CodeBurnRate, fmt.Sprintf("errors come faster than an objective of %g %% allows: %s", 100*s.SLO, p.why.Text)}
@@ -214,7 +214,6 @@ func (p *position) move(s *Settings, c Change, now instant) entry {
 		} else {
 			p.FlapLevel = 0
 		}
-		p.good, p.bad = 0, 0
 	case Recovering:
 		p.Recovered, p.recovered = now.stamp(), now.mono
 		p.good, p.bad, p.ratio, p.badFor = 0, 0, tally{}, 0

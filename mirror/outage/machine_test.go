@@ -242,6 +242,11 @@ func TestErrorRatio(t *testing.T) {
 		if s.play("s1"); s.p.State != c.to {
 			t.Errorf("%+v in %d seconds: %s, want %s", c.ratio, c.badFor, s.p.State, c.to)
 		}
+		s = newScript(t, true)
+		s.p.ratio, s.p.badFor = c.ratio, c.badFor
+		if s.play("g s1"); s.p.State != Live {
+			t.Errorf("%+v in %d seconds: %s by a success", c.ratio, c.badFor, s.p.State)
+		}
 	}
 }
 
