@@ -81,13 +81,12 @@ func (m *Monitor) recordLocked(c *component) {
 	close(m.changed)
 	m.changed = make(chan struct{})
 	m.cfg.Metrics.show(c.Name, &c.position, c.flapLevel(&m.settings, now))
-	m.decideLocked(c, now) // what came meanwhile
 	m.mu.Unlock()
 	for i, e := range w.entries {
 		m.tell(e, rows[i])
 	}
 	close(w.done)
-	notify(m.wake)
+	notify(m.wake) // what came meanwhile is decided now
 	m.mu.Lock()
 }
 
