@@ -199,6 +199,35 @@ func TestStuck(t *testing.T) {
 		}
 		h.close()
 	})
+	// Nor when something else panics.
+	bubble.Run(t, func(t *testing.T) {
+		release = make(chan struct{})
+		h := newHouse(t, sound)
+		began := time.Now()
+		h.config = func(c *Config) {
+			c.Serve = func(context.Context) (time.Duration, error) {
+				if time.Since(began) > 20*time.Second {
+					<-release
+				}
+				return 0, nil
+			}
+			c.FallenBack = func() bool {
+				if time.Since(began) > 30*time.Second {
+					panic("boom")
+				}
+				return false
+			}
+		}
+		h.start()
+		id := must[string](t)(h.runner.Start(t.Context(), request("refuse")))
+		time.Sleep(25 * time.Second)
+		h.calm()
+		close(release)
+		if res := h.wait(id); res.Outcome != outcomeAborted || res.Cause.Code != "PANIC" {
+			t.Errorf("got %+v", res)
+		}
+		h.close()
+	})
 	// Nor do they outlive the daemon.
 	bubble.Run(t, func(t *testing.T) {
 		release = make(chan struct{})

@@ -69,7 +69,6 @@ func TestScore(t *testing.T) {
 		{"fork noticed late", func(m *measures, e *expectations) { e.scenario.fork, m.fork.noticed = true, new(6*time.Second) }, "was noticed after 6s"},
 		{"no evidence", func(m *measures, e *expectations) { e.scenario.fork, m.fork.evidence = true, false }, "not both kept as evidence"},
 		{"head moved", func(m *measures, e *expectations) { e.scenario.fork, m.fork.kept = true, false }, "held has changed"},
-		{"lifted", func(m *measures, e *expectations) { e.scenario.fork, m.fork.lifted = true, true }, "ended by itself"},
 		{"still forked", func(m *measures, e *expectations) { e.scenario.fork, m.fork.reverted = true, false }, "still shows its fork"},
 	} {
 		m, e := good()

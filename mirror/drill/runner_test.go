@@ -16,6 +16,7 @@ import (
 
 	"github.com/understudy-log/understudy/mirror/ledger"
 	"github.com/understudy-log/understudy/mirror/outage"
+	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/test/bubble"
 )
 
@@ -258,6 +259,46 @@ func TestLeak(t *testing.T) {
 	}
 }
 
+// TestBadMinutes: what is degraded is the drill's doing only in the same log.
+func TestBadMinutes(t *testing.T) {
+	inHouse(t, nil, func(t *testing.T, h *house) {
+		d := &drill{r: h.runner, ended: make(chan struct{}), expectations: expectations{parts: []part{{"rekor/read", kindRead}}}}
+		d.astray(t.Context(), outage.Status{Component: "fulcio", State: outage.Degraded})
+		if len(d.measures.astray) != 0 || d.aborted() != nil {
+			t.Errorf("another upstream's bad minute: %v", d.measures.astray)
+		}
+		for range 2 {
+			d.astray(t.Context(), outage.Status{Component: "rekor/write", State: outage.Degraded})
+		}
+		if want := []string{"rekor/write was not disturbed, and became degraded while its upstream answered"}; !slices.Equal(d.measures.astray, want) || d.aborted() != nil {
+			t.Errorf("got %v, %v", d.measures.astray, d.aborted())
+		}
+		h.down.Store("rekor/write", true)
+		if d.astray(t.Context(), outage.Status{Component: "rekor/write", State: outage.Degraded}); d.aborted() == nil || d.aborted().Code != codeOutage {
+			t.Errorf("got %v", d.aborted())
+		}
+	})
+}
+
+// TestScratch: a log of the drill that cannot be made leaves nothing behind.
+func TestScratch(t *testing.T) {
+	inHouse(t, func(h *house) {
+		h.config = func(c *Config) {
+			c.OpenScratch = func() (*storage.DB, func(), error) {
+				db, clean, err := h.openScratch()
+				if err == nil {
+					_, err = db.CreateTree(forkDomain + "/drill-1")
+				}
+				return db, clean, err
+			}
+		}
+	}, func(t *testing.T, h *house) { // whose end looks for databases that are left
+		_, err := h.runner.Start(t.Context(), request("fork"))
+		wantRefused(t, err, ErrUnfit, "NOT_POSSIBLE")
+		h.calm()
+	})
+}
+
 func TestQuarantineDuring(t *testing.T) {
 	inHouse(t, nil, func(t *testing.T, h *house) {
 		id := must[string](t)(h.runner.Start(t.Context(), request("refuse")))
@@ -295,6 +336,22 @@ func TestAbort(t *testing.T) {
 			t.Errorf("its place was free while the state was %s", s)
 		}
 		wantRefused(t, h.runner.Abort(id, "bob"), ErrUnknown, "UNKNOWN")
+		err := h.ledger.Rows(1, func(r ledger.Row) error {
+			var body row
+			if r.Kind != "drill" {
+				return nil
+			}
+			if err := r.Decode(&body); err != nil {
+				return err
+			}
+			if body.Event == "aborted" && (body.Outcome != outcomeAborted || body.Cause == nil || body.Cause.Code != "ABORTED" || body.Result == nil || body.Result.Served != res.Served) {
+				t.Errorf("row %s", r.Raw())
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
 	})
 }
 
