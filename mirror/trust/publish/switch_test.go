@@ -173,6 +173,9 @@ func TestSwitchAtOnce(t *testing.T) {
 // TestSwitchMonths: in either mode what is signed is signed anew in time, and numbers go up only.
 func TestSwitchMonths(t *testing.T) {
 	inSwitchHouse(t, func(h *house) {
+		if testing.Short() {
+			t.Skip("slow under the race detector")
+		}
 		last := map[string]int64{}
 		n := 0
 		for i := range 60 {
@@ -256,7 +259,7 @@ func TestSwitchCannot(t *testing.T) {
 				if m := h.Mode(); m.Wanted != onFallback || m.Served == onFallback {
 					t.Errorf("mode %+v", m)
 				}
-				h.weeks(6 * day)
+				h.weeks(2 * day)
 				h.see(onPublic)
 				test.mend(h)
 				h.begin()
@@ -284,6 +287,9 @@ func (h *house) otherDB() *storage.DB {
 // TestSwitchKeyFails: without its key the mode stays, and those who only verify go on, also when the
 // SigningConfig has expired; with it all is as wanted.
 func TestSwitchKeyFails(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow under the race detector")
+	}
 	inSwitchHouse(t, func(h *house) {
 		h.noSigning = errors.New("it is in a safe")
 		h.begin()
@@ -351,6 +357,9 @@ func TestSwitchCrash(t *testing.T) {
 func TestSwitchOlderDatabase(t *testing.T) {
 	for _, at := range []time.Duration{0, day / 2, 3 * day, 14 * day} {
 		for _, later := range []time.Duration{time.Second, day / 4, 2 * day} {
+			if testing.Short() && (at > day || later > day) {
+				continue // slow under the race detector
+			}
 			inSwitchHouse(t, func(h *house) {
 				h.pass(at)
 				old := h.disk.CrashClone(vfs.CrashCloneCfg{})
@@ -424,7 +433,7 @@ func TestSwitchEnds(t *testing.T) {
 		if m := h.Mode(); m.Served != "" || m.Wanted != onFallback {
 			t.Errorf("mode %+v", m)
 		}
-		h.pass(30 * day)
+		h.pass(3 * day)
 		h.good("two")
 		h.approve("three", nil)
 		h.publish()
