@@ -43,7 +43,7 @@ func (k *desk) components() (all []outage.Component) {
 		client := k.client(service.name, service.url)
 		all = append(all, outage.Component{Name: service.name, Kind: "service", Probe: func(ctx context.Context) error {
 			_, err := fetch(ctx, client, address, k.d.config.Contact)
-			return err
+			return coded(err)
 		}})
 	}
 	return all
@@ -66,7 +66,7 @@ func (k *desk) componentsOf(f *follower) []outage.Component {
 			w.address = address + "/api/v1/log/entries"
 		}
 		if k.d.config.Outage.WriteProbe != writeProbeOff {
-			write.Probe = w.ask
+			write.Probe = func(ctx context.Context) error { return coded(w.ask(ctx)) }
 		}
 		all = append(all, write)
 	}
@@ -266,7 +266,7 @@ func roundTrip(ctx context.Context, client *http.Client, method, address, contac
 func (k *desk) probeTUF(ctx context.Context) error {
 	data, err := fetch(ctx, k.tufClient, k.d.config.tufURL()+"/timestamp.json", k.d.config.Contact)
 	if err != nil {
-		return err
+		return coded(err)
 	}
 	var timestamp struct {
 		Signed struct {
@@ -292,6 +292,9 @@ var outageCodes = map[string]string{
 
 // coded gives an error of following a log the code of its cause.
 func coded(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return outage.Coded(outage.CodeTimeout, errors.New("no answer in time"))
+	}
 	if code := outageCodes[mirror.ProblemOf(err)]; err != nil && code != "" {
 		return outage.Coded(code, err)
 	}

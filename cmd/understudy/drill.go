@@ -184,7 +184,7 @@ Exit codes: 0 printed; 2 the daemon could not be asked.`,
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "NEXT\tSCENARIO\tCOMPONENT\tFOR\tCRON\tTICKET")
 			for _, d := range s.Schedule {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Next.UTC().Format(time.RFC3339), d.Scenario, d.Component, d.For, d.Cron, d.Ticket)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Next.UTC().Format(time.RFC3339), d.Scenario, d.Component, time.Duration(d.Seconds*float64(time.Second)), d.Cron, d.Ticket)
 			}
 			return w.Flush()
 		},

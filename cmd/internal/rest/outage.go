@@ -108,7 +108,14 @@ type DrillStatus struct {
 	Scenarios []drill.Scenario  `json:"scenarios"`
 	Active    *drill.Active     `json:"active,omitempty"`
 	History   []drill.Result    `json:"history"` // the newest first
-	Schedule  []drill.Scheduled `json:"schedule"`
+	Schedule  []ScheduledDrill  `json:"schedule"`
+}
+
+// ScheduledDrill is a drill that is held again and again.
+type ScheduledDrill struct {
+	drill.Scheduled
+
+	Seconds float64 `json:"for_seconds"` // that it lasts
 }
 
 // Done is the answer to what was done.
@@ -175,7 +182,11 @@ func (c AdminConfig) outage(mux *http.ServeMux) {
 	get("/reconcile/report", c.reconcileReport)
 	post("/reconcile", c.reconcile)
 	get("/drills", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, DrillStatus{drill.Scenarios(), c.Outage.Drills.Active(), c.Outage.Drills.History(100), c.Outage.Drills.Schedule()})
+		s := DrillStatus{Scenarios: drill.Scenarios(), Active: c.Outage.Drills.Active(), History: c.Outage.Drills.History(100)}
+		for _, d := range c.Outage.Drills.Schedule() {
+			s.Schedule = append(s.Schedule, ScheduledDrill{d, d.For.Seconds()})
+		}
+		writeJSON(w, http.StatusOK, s)
 	})
 	get("/drills/report", c.drillReport)
 	post("/drills", c.drill)
