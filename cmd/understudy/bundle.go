@@ -26,7 +26,7 @@ func newBundleCommand() *cobra.Command {
 		Use:   "bundle",
 		Short: "Work on Sigstore bundles",
 	}
-	cmd.AddCommand(newBundleRefreshCommand())
+	cmd.AddCommand(newBundleRefreshCommand(), newBundlePublishCommand())
 	return cmd
 }
 

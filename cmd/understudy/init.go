@@ -38,6 +38,7 @@ listen:
 #  repository: trust/repository
 #  snapshot_key: trust/keys/snapshot.pem
 #  timestamp_key: trust/keys/timestamp.pem
+#  #signing_key: trust/keys/signing.pem   # chooses, in an outage, the SigningConfig that lists the private log
 #  passphrase_file: trust/keys/online.passphrase
 #  #timestamp_lifetime: 168h          # signed anew after a seventh of it
 

@@ -137,6 +137,7 @@ const (
 //	/rollback          verdict.Rollbacks; POST a RollbackRequest (role operate)
 //	/reconcile         reconcile.Status; POST a ReconcileRequest (role operate)
 //	/reconcile/report  ?id=&form=json, markdown or signed; without an id the newest
+//	/reconcile/proof   reconcile.Receipt of the entry ?index= of the private log ?origin=
 //	/drills            DrillStatus; POST a DrillRequest (role operate)
 //	/drills/report     ?id=&form=json or markdown; without an id the newest
 func (c AdminConfig) outage(mux *http.ServeMux) {
@@ -180,6 +181,7 @@ func (c AdminConfig) outage(mux *http.ServeMux) {
 		writeJSON(w, http.StatusOK, c.Outage.Reconciler.Status())
 	})
 	get("/reconcile/report", c.reconcileReport)
+	get("/reconcile/proof", c.proof)
 	post("/reconcile", c.reconcile)
 	get("/drills", func(w http.ResponseWriter, _ *http.Request) {
 		s := DrillStatus{Scenarios: drill.Scenarios(), Active: c.Outage.Drills.Active(), History: c.Outage.Drills.History(100)}
@@ -384,6 +386,24 @@ func (c AdminConfig) reconcileReport(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	refuse(w, http.StatusNotFound, "there is no such report of a reconciliation")
+}
+
+// proof sends what the public log has of an entry of the private one.
+func (c AdminConfig) proof(w http.ResponseWriter, r *http.Request) {
+	index, err := strconv.ParseUint(r.URL.Query().Get("index"), 10, 64)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "index must be that of an entry")
+		return
+	}
+	receipt, err := c.Outage.Reconciler.Proof(r.URL.Query().Get("origin"), index)
+	switch {
+	case err != nil:
+		refuse(w, http.StatusInternalServerError, err.Error())
+	case receipt == nil:
+		refuse(w, http.StatusNotFound, "this entry was not brought to the public log, or not yet: \"understudy reconcile status\" and \"report\" say why")
+	default:
+		writeJSON(w, http.StatusOK, receipt)
+	}
 }
 
 func (c AdminConfig) drillReport(w http.ResponseWriter, r *http.Request) {
