@@ -1,6 +1,8 @@
 package outage
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,17 +114,21 @@ func TestBurst(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {
 		u := &upstream{latency: 5 * time.Millisecond}
 		u.set("good")
-		s := newStage(t, vfs.NewMem(), Config{Components: read(u)}).run()
+		s := newStage(t, vfs.NewMem(), Config{Components: append(read(u), Component{Name: "observed"})}).run()
 		for range 20 {
 			time.Sleep(7300 * time.Millisecond)
-			for range 60 {
+			for range 40 {
 				s.m.Observe(rekorRead, Observation{Started: time.Now().Add(-time.Millisecond), Took: time.Millisecond, Err: errRefused})
-				s.m.Observe(rekorRead, Observation{Took: time.Hour, Err: t.Context().Err()})
+				s.m.Observe(rekorRead, Observation{Took: time.Millisecond, Err: context.Canceled})
 			}
 			for range 60 {
 				time.Sleep(10 * time.Millisecond)
 				s.m.Observe(rekorRead, Observation{Took: time.Millisecond})
 			}
+		}
+		for range 10 {
+			time.Sleep(time.Second)
+			s.m.Observe("observed", Observation{Took: time.Millisecond, Err: fmt.Errorf("get: %w", context.Canceled)})
 		}
 		synctest.Wait()
 		for _, c := range s.told() {

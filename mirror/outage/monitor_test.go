@@ -363,6 +363,21 @@ func TestMetrics(t *testing.T) {
 	})
 }
 
+// Rows from before there was a webhook do not wait for it.
+func TestWebhookIsNew(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		disk, registry, r := vfs.NewMem(), prometheus.NewRegistry(), &receiver{}
+		s := newStage(t, disk, Config{Components: []Component{{Name: "tuf"}}})
+		changes(t, s, 3)
+		s.close()
+		newStage(t, disk, Config{Components: []Component{{Name: "tuf"}}, Webhook: r.webhook(), Metrics: NewMetrics(registry)}).run()
+		time.Sleep(time.Minute)
+		if got := metric(t, registry, "understudy_outage_webhook_pending"); got != "0" || r.tries > 0 {
+			t.Errorf("%s rows wait, %d tries", got, r.tries)
+		}
+	})
+}
+
 // metric finds name{label=value,…} and gives its value.
 func metric(t *testing.T, registry *prometheus.Registry, name string) string {
 	t.Helper()
