@@ -382,3 +382,39 @@ func TestDegraded(t *testing.T) {
 		s.check()
 	})
 }
+
+// Real traffic that fails makes the next probe come sooner, while it is not yet clear that upstream is away; then not.
+func TestSuspectedByTraffic(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		u := &upstream{latency: time.Millisecond}
+		u.set("good")
+		s := newStage(t, vfs.NewMem(), Config{Components: read(u)}).run()
+		asked := func() (n int, last time.Time) {
+			synctest.Wait()
+			u.mu.Lock()
+			defer u.mu.Unlock()
+			return u.asked, u.started[len(u.started)-1]
+		}
+		time.Sleep(10 * time.Second)
+		n, _ := asked()
+		for m := n; m == n; m, _ = asked() {
+			time.Sleep(10 * time.Millisecond)
+		}
+		n, last := asked()
+		s.m.Observe(rekorRead, Observation{Took: time.Millisecond, Err: errRefused})
+		time.Sleep(time.Until(last.Add(time.Second)))
+		if now, _ := asked(); now != n+1 {
+			t.Errorf("%d probes in the second after a failure", now-n)
+		}
+		u.set("refuse")
+		s.until(rekorRead, Fallback, 5*time.Second)
+		n, _ = asked()
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			s.m.Observe(rekorRead, Observation{Took: time.Millisecond, Err: errRefused})
+		}
+		if now, _ := asked(); now > n+35 {
+			t.Errorf("%d probes in a minute of an outage", now-n)
+		}
+	})
+}

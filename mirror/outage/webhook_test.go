@@ -268,3 +268,19 @@ func TestWebhookURL(t *testing.T) {
 		}
 	}
 }
+
+// A cursor beyond the ledger is of another database.
+func TestWebhookCursor(t *testing.T) {
+	r := &receiver{}
+	s := newStage(t, vfs.NewMem(), Config{})
+	for _, bad := range []string{"7", "x", "-1"} {
+		if err := s.db.PutRecord(hookRecord, []byte(bad)); err != nil {
+			t.Fatal(err)
+		}
+		cfg := s.cfg
+		cfg.Webhook = r.webhook()
+		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "restore a backup") {
+			t.Errorf("cursor %q: %v", bad, err)
+		}
+	}
+}
