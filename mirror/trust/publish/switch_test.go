@@ -172,10 +172,10 @@ func TestSwitchAtOnce(t *testing.T) {
 
 // TestSwitchMonths: in either mode what is signed is signed anew in time, and numbers go up only.
 func TestSwitchMonths(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow under the race detector")
+	}
 	inSwitchHouse(t, func(h *house) {
-		if testing.Short() {
-			t.Skip("slow under the race detector")
-		}
 		last := map[string]int64{}
 		n := 0
 		for i := range 60 {
