@@ -98,7 +98,10 @@ func (k *desk) upstream(f *follower) reconcile.Upstream {
 			}
 			return p.next(ctx, f.poll)
 		},
-		Prove: func(_ context.Context, origin string, first, last uint64) ([]storage.Hash, error) {
+		Prove: func(ctx context.Context, origin string, first, last uint64) ([]storage.Hash, error) {
+			if f.service != nil { // of a shard that is pinned no tree is held, but proofs between its checkpoints are
+				return proveShard(ctx, f.service, origin, first, last)
+			}
 			m := mirrorOf(origin)
 			if m == nil {
 				return nil, fmt.Errorf("no log with the origin %q", origin)
@@ -145,6 +148,21 @@ func (k *desk) upstream(f *follower) reconcile.Upstream {
 		}
 	}
 	return u
+}
+
+// proveShard proves that the tree of one size of a shard precedes that of another.
+func proveShard(ctx context.Context, s *mirror.Service, origin string, first, last uint64) ([]storage.Hash, error) {
+	shards, err := s.Shards()
+	if err != nil {
+		return nil, err
+	}
+	for _, sh := range shards {
+		if sh.Mirror.Origin() == origin {
+			hashes, _, err := s.Consistency(ctx, reporter, sh.TreeID, first, last)
+			return hashes, err
+		}
+	}
+	return nil, fmt.Errorf("no shard with the origin %q", origin)
 }
 
 // reconciled is a generation of the private log as the reconciler knows it. Its entries belong to the first
