@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -56,6 +57,7 @@ type modelLog struct {
 	id     []byte
 	tree   *testonly.Tree
 	leaves []storage.Hash
+	bodies [][]byte
 }
 
 func newModelLog(t testing.TB, origin string, v2 bool) *modelLog {
@@ -77,12 +79,18 @@ func newModelLog(t testing.TB, origin string, v2 bool) *modelLog {
 func (l *modelLog) append(body []byte) (index uint64) {
 	l.tree.AppendData(body)
 	l.leaves = append(l.leaves, storage.LeafHash(body))
+	l.bodies = append(l.bodies, body)
 	return uint64(len(l.leaves) - 1)
 }
 
 // holds is the truth.
 func (l *modelLog) holds(index uint64, leaf storage.Hash) bool {
 	return index < uint64(len(l.leaves)) && l.leaves[index] == leaf
+}
+
+// signed reports whether the entry at an index is about a signature.
+func (l *modelLog) signed(index int64, sig []byte) bool {
+	return index >= 0 && index < int64(len(l.bodies)) && bytes.Contains(l.bodies[index], []byte(base64.StdEncoding.EncodeToString(sig)))
 }
 
 func (l *modelLog) checkpoint(t testing.TB) string {
