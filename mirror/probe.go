@@ -110,13 +110,14 @@ func (sh *shard) recheck(ctx context.Context, index uint64) error {
 	if err != nil {
 		return err
 	}
-	for _, item := range items {
-		if theirs := storage.LeafHash(item.Entry.Body); theirs != held {
-			return &ChangedError{Origin: sh.origin, Index: index, Held: held, Theirs: theirs, Body: item.Entry.Body}
-		}
-		return nil
+	if len(items) == 0 {
+		return &ChangedError{Origin: sh.origin, Index: index, Held: held}
 	}
-	return &ChangedError{Origin: sh.origin, Index: index, Held: held}
+	body := items[0].Entry.Body
+	if theirs := storage.LeafHash(body); theirs != held {
+		return &ChangedError{Origin: sh.origin, Index: index, Held: held, Theirs: theirs, Body: body}
+	}
+	return nil
 }
 
 // leafHash returns that of an entry, if it is held: pinned, or in a window.

@@ -105,10 +105,10 @@ type DrillRequest struct {
 
 // DrillStatus is what /drills answers.
 type DrillStatus struct {
-	Scenarios []drill.Scenario  `json:"scenarios"`
-	Active    *drill.Active     `json:"active,omitempty"`
-	History   []drill.Result    `json:"history"` // the newest first
-	Schedule  []ScheduledDrill  `json:"schedule"`
+	Scenarios []drill.Scenario `json:"scenarios"`
+	Active    *drill.Active    `json:"active,omitempty"`
+	History   []drill.Result   `json:"history"` // the newest first
+	Schedule  []ScheduledDrill `json:"schedule"`
 }
 
 // ScheduledDrill is a drill that is held again and again.
