@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -11,11 +12,13 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/digitorus/pkcs7"
 	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/tlog"
 	"github.com/sigstore/sigstore-go/pkg/verify"
+	"github.com/sigstore/sigstore/pkg/cryptoutils"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
@@ -26,8 +29,8 @@ const (
 	maxStamps       = 64 << 10 // bytes of all timestamps
 	maxCertificates = 64 << 10 // bytes of the certificates
 	maxProof        = 64       // hashes in a proof: no tree has more than 2^63 entries
-	maxCheckpoint   = 64 << 10 // bytes of a checkpoint
-	maxRSA          = 16384    // bits; to verify with a key of half a million takes most of a minute
+	maxCheckpoints  = 64 << 10 // bytes of all checkpoints; each of their signatures may be verified
+	maxRSA          = 8192     // bits; to verify with a key of half a million takes most of a minute
 )
 
 // entity is a bundle that is read once.
@@ -89,7 +92,7 @@ func parseBundle(data []byte) (*entity, error) {
 // bound refuses what is too large, before anything reads it that verifies as it reads.
 func bound(pb *bundlepb.Bundle) error {
 	material := pb.GetVerificationMaterial()
-	bodies, stamps, certificates := 0, 0, len(material.GetCertificate().GetRawBytes())
+	bodies, checkpoints, stamps, certificates := 0, 0, 0, len(material.GetCertificate().GetRawBytes())
 	for _, c := range material.GetX509CertificateChain().GetCertificates() {
 		certificates += len(c.GetRawBytes())
 	}
@@ -102,16 +105,43 @@ func bound(pb *bundlepb.Bundle) error {
 	for _, entry := range material.GetTlogEntries() {
 		proof := entry.GetInclusionProof()
 		bodies += len(entry.GetCanonicalizedBody())
-		if len(proof.GetHashes()) > maxProof || len(proof.GetCheckpoint().GetEnvelope()) > maxCheckpoint {
+		if checkpoints += len(proof.GetCheckpoint().GetEnvelope()); len(proof.GetHashes()) > maxProof {
 			return errors.New("the proof of a log entry is longer than any that a log makes")
 		}
 	}
-	if bodies > maxBody || stamps > maxStamps || certificates > maxCertificates {
-		return fmt.Errorf("its log entries, timestamps and certificates take %d, %d and %d bytes; want at most %d of each", bodies, stamps, certificates, maxBody)
+	if bodies > maxBody || checkpoints > maxCheckpoints || stamps > maxStamps || certificates > maxCertificates {
+		return fmt.Errorf("its log entries, checkpoints, timestamps and certificates take %d, %d, %d and %d bytes; want at most %d of each", bodies, checkpoints, stamps, certificates, maxBody)
+	}
+	for _, stamp := range material.GetTimestampVerificationData().GetRfc3161Timestamps() {
+		if err := boundStamp(stamp.GetSignedTimestamp()); err != nil {
+			return err
+		}
 	}
 	for _, entry := range material.GetTlogEntries() {
 		if err := boundBody(entry.GetCanonicalizedBody()); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// boundStamp refuses a timestamp that takes long to read: what reads it verifies each signature in it with
+// the certificates in it, whoever made them.
+func boundStamp(stamp []byte) error {
+	var response struct{ Status, Token asn1.RawValue }
+	if _, err := asn1.Unmarshal(stamp, &response); err != nil {
+		return nil // nobody else can read it either: that is for what verifies to say
+	}
+	token, err := pkcs7.Parse(response.Token.FullBytes)
+	if err != nil {
+		return nil
+	}
+	if len(token.Signers) > 1 {
+		return fmt.Errorf("a timestamp has %d signers: one signs it", len(token.Signers)) // RFC 3161, section 2.4.2
+	}
+	for _, c := range token.Certificates {
+		if k, ok := c.PublicKey.(*rsa.PublicKey); ok && k.N.BitLen() > maxRSA {
+			return fmt.Errorf("a timestamp has an RSA key of %d bits; want at most %d", k.N.BitLen(), maxRSA)
 		}
 	}
 	return nil
@@ -175,6 +205,9 @@ func (e *entity) claims() []claim {
 	}
 	issuer := e.summary.Issuer
 	claims := []claim{{e.summary.SubjectAlternativeName, issuer}}
+	if name, err := cryptoutils.UnmarshalOtherNameSAN(e.certificate.Extensions); err == nil {
+		claims = append(claims, claim{name, issuer})
+	}
 	for _, name := range slices.Concat(e.certificate.EmailAddresses, e.certificate.DNSNames) {
 		claims = append(claims, claim{name, issuer})
 	}
