@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 	"strings"
 
@@ -75,8 +76,41 @@ func (i Identity) parse() (identity, error) {
 	case i.SAN+i.SANRegexp == "" || i.Issuer+i.IssuerRegexp == "":
 		return identity{}, errors.New("an identity is a name and its issuer: give both")
 	}
+	for _, expression := range []string{i.SANRegexp, i.IssuerRegexp} {
+		if err := boundExpression(expression); err != nil {
+			return identity{}, err
+		}
+	}
 	m, err := verify.NewShortCertificateIdentity(i.Issuer, i.IssuerRegexp, i.SAN, i.SANRegexp)
 	return identity{i, m}, err
+}
+
+// maxProgram bounds what an expression becomes, about in instructions: a kilobyte of repetitions makes
+// hundreds of thousands, and takes a processor a fifth of a second before it has matched anything.
+const maxProgram = 5_000
+
+// boundExpression refuses an expression that is too large once its repetitions are written out. It must be
+// asked before the expression is compiled.
+func boundExpression(expression string) error {
+	parsed, err := syntax.Parse(expression, syntax.Perl)
+	if err != nil {
+		return fmt.Errorf("expression: %w", err)
+	}
+	if size := sizeOf(parsed); size > maxProgram {
+		return fmt.Errorf("an expression that is %d steps long with its repetitions written out, want at most %d", size, maxProgram)
+	}
+	return nil
+}
+
+func sizeOf(e *syntax.Regexp) int {
+	size := 1 + len(e.Rune)/2
+	for _, sub := range e.Sub {
+		size += sizeOf(sub)
+	}
+	if e.Op == syntax.OpRepeat {
+		size *= max(e.Min, e.Max, 1) // the parser has bounded them, and what they come to in one another
+	}
+	return size
 }
 
 func (i identity) matches(c certificate.Summary) bool { return i.matcher.Verify(c) == nil }
@@ -205,10 +239,16 @@ func (p Pattern) mayMean(i identity) bool {
 }
 
 // mayMatch reports whether an expression matches text in whatever letter case. One that says more
-// about letter case than this can ask may match.
+// about letter case than this can ask may match: with flags of its own, or with what does not match a
+// class, which is less if letter case does not matter.
 func mayMatch(expression, text string) bool {
+	for _, more := range []string{"(?", "[^", "[:^", `\P`, `\p{^`} {
+		if strings.Contains(expression, more) {
+			return true
+		}
+	}
 	folded, err := regexp.Compile("(?i)" + expression)
-	return err != nil || strings.Contains(expression, "(?") || folded.MatchString(text)
+	return err != nil || folded.MatchString(text)
 }
 
 // glob reports whether text matches pattern, where * stands for any characters.
