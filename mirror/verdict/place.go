@@ -132,7 +132,16 @@ func restsOn(h Held) RestsOn {
 func (e *evaluation) believes(material root.TrustedMaterial, entry *tlog.Entry) bool {
 	one := e.entity.alone(entry)
 	if one.certificate != nil {
-		_, err := verify.VerifyTlogEntry(one, material, 1, true)
+		verifier, err := verify.NewVerifier(material, needed(material, true)...)
+		if err != nil {
+			return false
+		}
+		logged, err := verifier.VerifyTransparencyLogInclusion(one)
+		if err != nil {
+			return false
+		}
+		// The time of another log may be what makes the certificate good.
+		_, err = verifier.VerifyObserverTimestamps(one, logged)
 		return err == nil
 	}
 	return slices.ContainsFunc(e.keys(), func(k *key) bool {
@@ -179,8 +188,13 @@ func (e *evaluation) placeOf(material root.TrustedMaterial, entry *tlog.Entry) (
 		return p, errors.New("its checkpoint has no root hash")
 	}
 	p.origin, p.size, p.root = lines[0], size, storage.Hash(hash)
-	if rekorV1Origin.MatchString(p.origin) {
+	v1 := rekorV1Origin.MatchString(p.origin)
+	if v1 {
 		p.index = uint64(max(tle.GetInclusionProof().GetLogIndex(), 0))
+	}
+	if v1 == entry.IsRekorV2() {
+		// sigstore-go compares neither the body of the one nor the tree of the other with the bundle.
+		return p, errors.New("it is an entry of another generation of Rekor than its log")
 	}
 	included := func(leaf storage.Hash) error {
 		return proof.VerifyInclusion(rfc6962.DefaultHasher, p.index, p.size, leaf[:], tle.GetInclusionProof().GetHashes(), p.root[:])

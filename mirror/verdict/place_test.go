@@ -4,6 +4,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cyberphone/json-canonicalization/go/src/webpki.org/jsoncanonicalizer"
+	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+	rekorpb "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
+	tilespb "github.com/sigstore/rekor-tiles/v2/pkg/generated/protobuf"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -64,4 +72,59 @@ func TestLate(t *testing.T) {
 	if d := s.verify(s.request(artifact, marshal(t, b))); d.Allow || !d.has(CodeCertificateUntrusted) {
 		t.Errorf("%+v", d)
 	}
+}
+
+// A policy that accepts one log does not believe the time of another one: whoever has the key of that can
+// say any time.
+func TestTimeOfAnotherLog(t *testing.T) {
+	s := newStage(t)
+	artifact := []byte("an artifact")
+	v1 := s.message(t, artifact, making{v1: true})
+	b := s.again(t, v1)
+	b.VerificationMaterial.TlogEntries = append(b.VerificationMaterial.TlogEntries, v1.VerificationMaterial.TlogEntries...)
+	s.set(func() {
+		s.held = func(origin string, _ uint64, _ storage.Hash, _ uint64) Held {
+			return Held{Confirmed: true, Live: true, Private: origin == originV1}
+		}
+	})
+	s.config.Policies = append(policies, Policy{Name: "public alone", Accept: []RestsOn{PublicLive, Mirrored, OwnProof}})
+	s.crash()
+	r := s.request(artifact, marshal(t, b))
+	if d := s.verify(r); !d.Allow || d.RestsOn != Private {
+		t.Errorf("it rests on the log that says when: %+v", d)
+	}
+	r.Policy = "public alone"
+	if d := s.verify(r); d.Allow || !d.has(CodeNotAcceptedSource) {
+		t.Errorf("%+v", d)
+	}
+}
+
+// Whose body nobody compares: sigstore-go takes a body of Rekor v2 in a tree of Rekor v1 for any bundle.
+func TestBodyOfAnotherGeneration(t *testing.T) {
+	s := newStage(t)
+	artifact, other := []byte("an artifact"), []byte("another one")
+	b := s.message(t, artifact, making{})
+	logged := s.message(t, other, making{}).VerificationMaterial.TlogEntries[0].CanonicalizedBody
+	entry := s.v1.entry(t, logged, false)
+	entry.KindVersion.Version, entry.InclusionPromise = "0.0.2", nil
+	b.VerificationMaterial.TlogEntries[0] = entry
+	r := s.request(artifact, marshal(t, b))
+	if d := s.verify(r); d.Allow {
+		t.Errorf("what is logged is about something else: %+v", d)
+	}
+}
+
+// again is a bundle of the same signature and certificate, logged by Rekor v2 without a timestamp.
+func (s *stage) again(t testing.TB, v1 *bundlepb.Bundle) *bundlepb.Bundle {
+	b := proto.Clone(v1).(*bundlepb.Bundle)
+	body, err := protojson.Marshal(&tilespb.Entry{Kind: "hashedrekord", ApiVersion: "0.0.2", Spec: &tilespb.Spec{Spec: &tilespb.Spec_HashedRekordV002{
+		HashedRekordV002: &tilespb.HashedRekordLogEntryV002{Data: b.GetMessageSignature().GetMessageDigest(), Signature: &tilespb.Signature{Content: b.GetMessageSignature().GetSignature(), Verifier: &tilespb.Verifier{
+			KeyDetails: commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256, Verifier: &tilespb.Verifier_X509Certificate{X509Certificate: b.VerificationMaterial.GetCertificate()},
+		}}},
+	}}})
+	must(t, err)
+	canonical, err := jsoncanonicalizer.Transform(body)
+	must(t, err)
+	b.VerificationMaterial.TlogEntries = []*rekorpb.TransparencyLogEntry{s.v2.entry(t, canonical, false)}
+	return b
 }
