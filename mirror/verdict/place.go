@@ -70,6 +70,10 @@ func (v *Verifier) place(ctx context.Context, e *evaluation, material root.Trust
 		if !counts || h.Contradicted {
 			continue
 		}
+		if h.Private && !h.Confirmed { // it is no proof of a public log
+			unplaced = errors.New("our own log does not hold it")
+			continue
+		}
 		if h.Quarantined && !h.Confirmed {
 			quarantined = true
 			e.origin, e.index, e.freshness = cmpOr(e.origin, p.origin), p.index, h.Freshness

@@ -128,3 +128,19 @@ func (s *stage) again(t testing.TB, v1 *bundlepb.Bundle) *bundlepb.Bundle {
 	b.VerificationMaterial.TlogEntries = []*rekorpb.TransparencyLogEntry{s.v2.entry(t, canonical, false)}
 	return b
 }
+
+// What our own log does not hold is no entry of a public log either: its key may be stolen.
+func TestNotHeldByOurOwnLog(t *testing.T) {
+	s := newStage(t)
+	artifact := []byte("an artifact")
+	r := s.request(artifact, s.bundle(t, artifact, making{}))
+	s.config.Policies = append(policies, Policy{Name: "public alone", Accept: []RestsOn{PublicLive, Mirrored, OwnProof}})
+	s.crash()
+	s.set(func() { s.held = func(string, uint64, storage.Hash, uint64) Held { return Held{Private: true} } })
+	for _, policy := range []string{"public alone", "any"} {
+		r.Policy = policy
+		if d := s.verify(r); d.Allow || !d.has(CodeInclusionInvalid) {
+			t.Errorf("%+v", d)
+		}
+	}
+}
