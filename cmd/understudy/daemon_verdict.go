@@ -31,14 +31,8 @@ func (k *desk) openVerifier() error {
 	}
 	cfg := verdict.Config{
 		DB: k.d.db, Ledger: k.ledger, Now: k.clock.Now, MaxAudit: time.Duration(v.MaxAudit), Held: k.held,
-		Material: func() root.TrustedMaterial {
-			all := root.TrustedMaterialCollection{}
-			if r := k.d.keys.now.Load(); r != nil {
-				all = append(all, r.Material())
-			}
-			return append(all, own...)
-		},
-		State: k.monitor.Overall, Drill: k.anyDrill, Logger: k.d.logger, Metrics: verdict.NewMetrics(k.d.registry),
+		Material: func() root.TrustedMaterial { return k.material(own) },
+		State:    k.monitor.Overall, Drill: k.anyDrill, Logger: k.d.logger, Metrics: verdict.NewMetrics(k.d.registry),
 	}
 	for i, p := range v.Policies {
 		policy := verdict.Policy{Name: p.Name}
@@ -78,6 +72,19 @@ func (k *desk) openVerifier() error {
 	return nil
 }
 
+// material is today's trust material, with that of the private log; nil as long as there is none, or the one
+// that is configured was not read yet: what that would believe must not be denied meanwhile.
+func (k *desk) material(own root.TrustedMaterialCollection) root.TrustedMaterial {
+	r := k.d.keys.now.Load()
+	switch {
+	case r != nil:
+		return append(root.TrustedMaterialCollection{r.Material()}, own...)
+	case k.d.config.TUF != nil || len(own) == 0:
+		return nil
+	}
+	return own
+}
+
 // ownMaterial is the trust material of the private log.
 func (k *desk) ownMaterial() (root.TrustedMaterialCollection, error) {
 	var logs []trust.OwnLog
@@ -111,9 +118,7 @@ func (k *desk) ownMaterial() (root.TrustedMaterialCollection, error) {
 func (k *desk) held(_ context.Context, origin string, index uint64, leaf storage.Hash, size uint64, root storage.Hash) verdict.Held {
 	for _, l := range k.d.private {
 		if l.log != nil && (l.origin == origin || size == 0 && strings.HasPrefix(l.origin, origin+" - ")) {
-			h := heldIn(l.log.Tree(), index, leaf, size, root)
-			h.Private = true
-			return h
+			return heldByOwn(l.log.Tree(), index, leaf, size, root)
 		}
 	}
 	for _, f := range k.d.followers() {
@@ -146,12 +151,23 @@ func (f *follower) host() string {
 	return u.Hostname()
 }
 
+// heldByOwn is what our own log knows. It holds whatever it has signed: it signs nothing before it is durable.
+func heldByOwn(tree *storage.Tree, index uint64, leaf storage.Hash, size uint64, root storage.Hash) verdict.Held {
+	h := heldIn(tree, index, leaf, size, root)
+	if held := tree.State().Head.Size; !h.Contradicted && (index >= held || size > held) {
+		h = verdict.Held{Contradicted: true, Text: fmt.Sprintf("%s has %d entries, and never signed what is beyond: its key was used elsewhere, or its database was set back", tree.Origin(), held)}
+	}
+	h.Private = true
+	return h
+}
+
 // heldBy is what a mirror knows.
 func (k *desk) heldBy(f *follower, m *mirror.Mirror, index uint64, leaf storage.Hash, size uint64, root storage.Hash) verdict.Held {
 	h := heldIn(m.Tree(), index, leaf, size, root)
 	h.Freshness = m.Freshness()
-	h.Live = h.Freshness.Source == mirror.SourceLive
-	h.Quarantined = h.Freshness.UpstreamState == mirror.UpstreamQuarantined || k.monitor.State(f.config.Name+"/read") == outage.Quarantined
+	state := k.monitor.State(f.config.Name + "/read")
+	h.Live = h.Freshness.Source == mirror.SourceLive && state == outage.Live
+	h.Quarantined = h.Freshness.UpstreamState == mirror.UpstreamQuarantined || state == outage.Quarantined
 	return h
 }
 
@@ -165,25 +181,26 @@ func heldIn(tree *storage.Tree, index uint64, leaf storage.Hash, size uint64, ro
 		}
 		return verdict.Held{Contradicted: true, Text: fmt.Sprintf("%s is %v in what is held of %s, and %v in the bundle", what, ours, tree.Origin(), theirs)}
 	}
+	entry := verdict.Held{Text: fmt.Sprintf("entry %d of %s is not held here", index, tree.Origin())}
 	if pin, ok, err := view.Pin(index); err == nil && ok {
-		return compare(storage.LeafHash(pin.Entry), leaf, fmt.Sprintf("entry %d", index))
+		entry = compare(storage.LeafHash(pin.Entry), leaf, fmt.Sprintf("entry %d", index))
+	} else if hash, err := view.LeafHash(index); err == nil && index < view.State().Head.Size {
+		entry = compare(hash, leaf, fmt.Sprintf("entry %d", index))
 	}
-	if hash, err := view.LeafHash(index); err == nil && index < view.State().Head.Size {
-		return compare(hash, leaf, fmt.Sprintf("entry %d", index))
+	if size == 0 || entry.Contradicted {
+		return entry
 	}
-	if size == 0 {
-		return verdict.Held{Text: fmt.Sprintf("entry %d of %s is not held here", index, tree.Origin())}
-	}
-	// The bundle proves the entry to its root: if that is ours, the entry is ours.
+	// The bundle proves the entry to its root: if that is ours, the entry is ours. If it is another one, the log
+	// has another history, though this entry is in both.
 	if ours, err := view.Root(size); err == nil {
 		return compare(ours, root, fmt.Sprintf("the root of size %d", size))
 	}
 	c, ok, err := view.Checkpoint(size)
 	switch {
-	case err != nil && !errors.Is(err, storage.ErrNotHeld) && !errors.Is(err, storage.ErrBelowMinimum):
-		return verdict.Held{Text: err.Error()}
 	case err == nil && ok:
 		return compare(c.Root, root, fmt.Sprintf("the signed root of size %d", size))
+	case err != nil && !entry.Confirmed && !errors.Is(err, storage.ErrNotHeld) && !errors.Is(err, storage.ErrBelowMinimum):
+		return verdict.Held{Text: err.Error()}
 	}
-	return verdict.Held{Text: fmt.Sprintf("entry %d of %s is not held here", index, tree.Origin())}
+	return entry
 }
