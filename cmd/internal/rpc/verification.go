@@ -21,10 +21,11 @@ import (
 )
 
 // What one client may have decided. To verify takes a processor some time, and in an outage each
-// decision is a row that stays.
+// decision is a row that stays, and its bundle is kept. A large bundle counts as several decisions.
 const (
 	decisionsPerSecond = 100
 	decisionsBurst     = 400
+	decisionBytes      = 64 << 10
 )
 
 // maxVerifyRequest bounds the bytes of one request where bundles are verified: attestations have
@@ -50,8 +51,8 @@ func (s *verificationService) Verify(ctx context.Context, in *understudyv1.Verif
 	if s.verifier == nil {
 		return nil, statusOf(codes.Unimplemented, reasonNoVerification, "this server verifies nothing: its operator needs \"verification\" in the configuration", nil)
 	}
-	if !s.limit.allow(clientOf(ctx), time.Now()) {
-		return nil, statusOf(codes.ResourceExhausted, reasonTooManyCalls, "more than 100 decisions a second were asked for from your address: ask more slowly", nil,
+	if !s.limit.allow(clientOf(ctx), time.Now(), 1+len(in.GetBundle())/decisionBytes) {
+		return nil, statusOf(codes.ResourceExhausted, reasonTooManyCalls, "more than 100 decisions a second, or 6 MiB of bundles, were asked for from your address: ask more slowly", nil,
 			&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)})
 	}
 	r := verdict.Request{Bundle: in.GetBundle(), Algorithm: in.GetAlgorithm(), Digest: in.GetDigest(), Policy: in.GetPolicy(), PublicKey: in.GetPublicKey()}
@@ -103,7 +104,7 @@ func answerOf(d verdict.Decision) *understudyv1.VerifyResponse {
 	return out
 }
 
-// rateLimiter lets each client ask so often.
+// rateLimiter lets each client have so much.
 type rateLimiter struct {
 	perSecond rate.Limit
 	burst     int
@@ -117,7 +118,7 @@ func newRateLimiter(perSecond rate.Limit, burst int) *rateLimiter {
 	return &rateLimiter{perSecond: perSecond, burst: burst, clients: map[netip.Prefix]*rate.Limiter{}}
 }
 
-func (l *rateLimiter) allow(client netip.Prefix, now time.Time) bool {
+func (l *rateLimiter) allow(client netip.Prefix, now time.Time, n int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	// It forgets those whose burst is whole again: they are as good as new. That takes 4 seconds.
@@ -134,5 +135,5 @@ func (l *rateLimiter) allow(client netip.Prefix, now time.Time) bool {
 		bucket = rate.NewLimiter(l.perSecond, l.burst)
 		l.clients[client] = bucket
 	}
-	return bucket.AllowN(now, 1)
+	return bucket.AllowN(now, n)
 }

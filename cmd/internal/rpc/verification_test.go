@@ -141,26 +141,43 @@ func TestVerificationLimit(t *testing.T) {
 	l := newRateLimiter(decisionsPerSecond, decisionsBurst)
 	now, one, other := time.Now(), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
 	for i := range decisionsBurst + 1 {
-		if ok := l.allow(one, now); ok != (i < decisionsBurst) {
+		if ok := l.allow(one, now, 1); ok != (i < decisionsBurst) {
 			t.Fatalf("call %d: %t", i, ok)
 		}
 	}
-	if !l.allow(other, now) {
+	if !l.allow(other, now, 1) {
 		t.Error("another client waits, too")
 	}
 	allowed := 0
 	for range 200 {
-		if l.allow(one, now.Add(time.Second)) {
+		if l.allow(one, now.Add(time.Second), 1) {
 			allowed++
 		}
 	}
 	if allowed != decisionsPerSecond {
 		t.Errorf("%d after a second", allowed)
 	}
-	l.allow(other, now.Add(time.Hour))
+	l.allow(other, now.Add(time.Hour), 1)
 	if len(l.clients) != 1 {
 		t.Errorf("it remembers %d clients", len(l.clients))
 	}
+}
+
+// Large bundles are few: each is verified, and may be kept.
+func TestVerificationLimitOfBytes(t *testing.T) {
+	v := newVerifier(t, func() root.TrustedMaterial { return nil }, outage.Live)
+	api := understudyv1.NewVerificationServiceClient(dialVerifier(t, v))
+	large := make([]byte, verdict.MaxBundle)
+	for i := range 40 {
+		if _, err := api.Verify(t.Context(), &understudyv1.VerifyRequest{Policy: "none", Bundle: large}); err != nil {
+			if i < 4 {
+				t.Errorf("refused after %d", i)
+			}
+			wantRefusal(t, err, codes.ResourceExhausted, reasonTooManyCalls, "more slowly")
+			return
+		}
+	}
+	t.Error("never refused")
 }
 
 // Each part of a decision has its place in the answer.
