@@ -42,8 +42,13 @@ type asked struct {
 	key      *key      // of the request
 }
 
+// maxReasons bounds the reasons of a decision: a bundle may have many entries that are wrong.
+const maxReasons = 8
+
 func (e *evaluation) add(code, format string, args ...any) {
-	e.reasons = append(e.reasons, because(code, format, args...))
+	if len(e.reasons) < maxReasons {
+		e.reasons = append(e.reasons, because(code, format, args...))
+	}
 }
 
 // evaluate verifies. The error is ErrNoMaterial, or that of ctx.

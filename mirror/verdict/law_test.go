@@ -15,6 +15,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	rekorpb "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
@@ -67,6 +68,33 @@ func TestDurableBeforeAnswered(t *testing.T) {
 	must(t, err)
 	if out.Result != AgainDiffers || !out.Given || out.Today || out.Reasons[0].Code != CodeMirrorContradicts {
 		t.Errorf("%+v", out)
+	}
+}
+
+// The row of a denial is small, whatever a stranger sends: it stays for ever.
+func TestRowsOfDenialsAreSmall(t *testing.T) {
+	s := newStage(t)
+	artifact := []byte("an artifact")
+	b := s.message(t, artifact, making{v1: true, identity: "https://example.com/" + strings.Repeat("&", 200)})
+	entry := b.VerificationMaterial.TlogEntries[0]
+	entry.InclusionPromise = nil
+	for i := range 20 {
+		next := proto.Clone(entry).(*rekorpb.TransparencyLogEntry)
+		next.LogIndex += int64(i) + 1
+		b.VerificationMaterial.TlogEntries = append(b.VerificationMaterial.TlogEntries, next)
+	}
+	s.set(func() {
+		s.state = outage.Fallback
+		s.held = func(string, uint64, storage.Hash, uint64) Held {
+			return Held{Contradicted: true, Text: strings.Repeat("<", 1000)}
+		}
+	})
+	r := s.request(artifact, marshal(t, b))
+	r.Identity = &Identity{SAN: strings.Repeat("<", maxName), Issuer: strings.Repeat("<", maxName)}
+	d := s.verify(r)
+	rows := s.rows(kindDecision)
+	if size := len(rows[0].Raw()); d.Allow || !d.has(CodeMirrorContradicts) || size > 12<<10 {
+		t.Errorf("a row of %d bytes: %v", size, d.Reasons)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -229,6 +230,23 @@ type decision struct {
 	weakened bool // it is a row also while everything is live
 }
 
+// maxDeniedName bounds the bytes of each name in the row of a denial. Its bundle is not kept, so nobody verifies
+// it again with them, and whoever is denied chooses how long they are, and how many such rows there are.
+const maxDeniedName = 100
+
+// shorten makes the row one of a denial.
+func (d *decision) shorten() {
+	short := func(name string) string { return oneLine(name, maxDeniedName) }
+	d.Identity, d.Issuer, d.Origin = short(d.Identity), short(d.Issuer), short(d.Origin)
+	if i := d.Expected; i != nil {
+		d.Expected = &Identity{SAN: short(i.SAN), SANRegexp: short(i.SANRegexp), Issuer: short(i.Issuer), IssuerRegexp: short(i.IssuerRegexp)}
+	}
+	d.Reasons = slices.Clone(d.Reasons)
+	for i, r := range d.Reasons {
+		d.Reasons[i].Text = oneLine(r.Text, 2*maxDeniedName)
+	}
+}
+
 const kindDecision = "decision"
 
 const (
@@ -292,6 +310,8 @@ func (v *Verifier) settle(d *Decision, row *decision, e *evaluation, r *Request)
 	row.Decision, row.Drill = denied, v.c.Drill()
 	if d.Allow {
 		row.Decision = allowed
+	} else {
+		row.shorten()
 	}
 	entry := ledger.Entry{Kind: kindDecision, Body: row}
 	if row.keep || d.Allow {
