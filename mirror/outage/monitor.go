@@ -313,12 +313,24 @@ func (m *Monitor) State(name string) State {
 }
 
 // Overall is the worst state of all components that counts.
-func (m *Monitor) Overall() State {
+func (m *Monitor) Overall() State { return m.worst((*component).counts) }
+
+// Worst is the worst state of all components, also of what a force hides.
+func (m *Monitor) Worst() State {
+	return m.worst(func(c *component) State {
+		if seen, counts := c.State, c.counts(); seen.badness() > counts.badness() {
+			return seen
+		}
+		return c.counts()
+	})
+}
+
+func (m *Monitor) worst(of func(*component) State) State {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	worst := Live
 	for _, c := range m.all {
-		if s := c.counts(); s.badness() > worst.badness() {
+		if s := of(c); s.badness() > worst.badness() {
 			worst = s
 		}
 	}

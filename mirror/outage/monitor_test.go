@@ -424,3 +424,23 @@ func TestRunWaits(t *testing.T) {
 		}
 	})
 }
+
+// A force hides what is seen from those who are told of states, and from nobody who keeps a record.
+func TestWorst(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newStage(t, vfs.NewMem(), Config{Components: []Component{{Name: "tuf", Kind: "tuf", Probe: func(context.Context) error { return errRefused }}}}).run()
+		s.until("tuf", Fallback, 10*time.Second)
+		if err := s.m.Force(Force{Component: "tuf", State: Live, Until: time.Now().Add(time.Hour), Ticket: "T", By: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		if s.m.Overall() != Live || s.m.Worst() != Fallback {
+			t.Errorf("forced live: %s, %s", s.m.Overall(), s.m.Worst())
+		}
+		if err := s.m.Force(Force{Component: "tuf", State: Degraded, Until: time.Now().Add(time.Hour), Ticket: "T", By: "ann"}); err != nil {
+			t.Fatal(err)
+		}
+		if s.m.Overall() != Degraded || s.m.Worst() != Fallback {
+			t.Errorf("forced degraded: %s, %s", s.m.Overall(), s.m.Worst())
+		}
+	})
+}
