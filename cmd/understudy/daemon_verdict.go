@@ -117,7 +117,7 @@ func (k *desk) ownMaterial() (root.TrustedMaterialCollection, error) {
 // held says what is known here of an entry that a bundle names: of a log that is mirrored, or of our own.
 func (k *desk) held(_ context.Context, origin string, index uint64, leaf storage.Hash, size uint64, root storage.Hash) verdict.Held {
 	for _, l := range k.d.private {
-		if l.log != nil && (l.origin == origin || size == 0 && strings.HasPrefix(l.origin, origin+" - ")) {
+		if l.log != nil && meansOwn(origin, size, l.origin) {
 			return heldByOwn(l.log.Tree(), index, leaf, size, root)
 		}
 	}
@@ -134,12 +134,21 @@ func (k *desk) held(_ context.Context, origin string, index uint64, leaf storage
 			}
 		}
 		for _, m := range f.mirrors() {
-			if m.Origin() == origin {
+			if size > 0 && m.Origin() == origin {
 				return k.heldBy(f, m, index, leaf, size, root)
 			}
 		}
 	}
 	return verdict.Held{Text: fmt.Sprintf("no log with the origin %q is mirrored here", origin)}
+}
+
+// meansOwn reports whether a bundle means our own log: by the origin in its checkpoint, or, with a promise alone, by
+// the host of Rekor v1, which may be the origin of a log of Rekor v2.
+func meansOwn(origin string, size uint64, own string) bool {
+	if size == 0 {
+		return strings.HasPrefix(own, origin+" - ")
+	}
+	return own == origin
 }
 
 // host is that of the log's address.

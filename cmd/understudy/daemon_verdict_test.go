@@ -65,6 +65,26 @@ func TestHeldIn(t *testing.T) {
 	}
 }
 
+// A promise alone is of Rekor v1, also where a log of Rekor v2 has its host as origin.
+func TestMeansOwn(t *testing.T) {
+	for _, c := range []struct {
+		origin string
+		size   uint64
+		own    string
+		want   bool
+	}{
+		{"log.example.com", 7, "log.example.com", true},
+		{"log.example.com", 0, "log.example.com", false},
+		{"log.example.com", 0, "log.example.com - 42", true},
+		{"log.example.com", 7, "log.example.com - 42", false},
+		{"log.example.com - 42", 7, "log.example.com - 42", true},
+	} {
+		if meansOwn(c.origin, c.size, c.own) != c.want {
+			t.Errorf("%+v", c)
+		}
+	}
+}
+
 // As long as the trust material that is configured was not read, nothing is denied for that.
 func TestNoMaterialYet(t *testing.T) {
 	k := &desk{d: &daemon{keys: &keyring{}, config: &Config{TUF: &TUFConfig{}}}}
