@@ -32,7 +32,7 @@ func (k *desk) openVerifier() error {
 	cfg := verdict.Config{
 		DB: k.d.db, Ledger: k.ledger, Now: k.clock.Now, MaxAudit: time.Duration(v.MaxAudit), Held: k.held,
 		Material: func() root.TrustedMaterial { return k.material(own) },
-		State:    k.monitor.Overall, Drill: k.anyDrill, Logger: k.d.logger, Metrics: verdict.NewMetrics(k.d.registry),
+		State:    k.monitor.Worst, Drill: k.anyDrill, Logger: k.d.logger, Metrics: verdict.NewMetrics(k.d.registry),
 	}
 	for i, p := range v.Policies {
 		policy := verdict.Policy{Name: p.Name}
