@@ -11,6 +11,7 @@ import (
 )
 
 const (
+	appendTime  = 20 * time.Second
 	appendTries = 3   // until a report is kept without a place in the private log
 	mostReports = 999 // that Reports returns
 )
@@ -108,7 +109,9 @@ func (r *Reconciler) clearExceptions(x *run, records map[string][]byte) {
 
 func (r *Reconciler) appendReport(ctx context.Context, p *Report) (place Place, err error) {
 	for try := range appendTries {
-		if place, err = r.cfg.AppendReport(ctx, p.Signed); err == nil {
+		limited, cancel := context.WithTimeout(ctx, appendTime) // witnesses may be away, without whom there is no answer
+		place, err = r.cfg.AppendReport(limited, p.Signed)
+		if cancel(); err == nil {
 			return place, nil
 		}
 		if pause(ctx, max(r.backoff(try), min(retryAfter(err), r.longest))) != nil {

@@ -11,6 +11,8 @@ import (
 	"github.com/understudy-log/understudy/storage"
 )
 
+const refreshTime = time.Minute
+
 const listedProofs = 8 // of a run: it is written with each row
 
 // proveHead polls upstream until it shows at least what was held, and proves that that is a prefix.
@@ -67,7 +69,12 @@ func (r *Reconciler) refresh(ctx context.Context, x *run, u *Upstream, at *time.
 	err := r.retry(ctx, func(ctx context.Context) error {
 		less = nil
 		asked := r.cfg.Now()
-		err := u.Refresh(ctx)
+		// Nobody may be polling: its keys were withdrawn, or its tree is damaged. Other logs wait for their turn.
+		limited, cancel := context.WithTimeout(ctx, refreshTime)
+		err := u.Refresh(limited)
+		if cancel(); ctx.Err() == nil && limited.Err() != nil && err != nil {
+			err = fmt.Errorf("the log was not looked at within %s; see \"understudy status\" for why: %w", refreshTime, err)
+		}
 		// Evidence counts whatever the error is: it may be of something else.
 		if found := r.forked(ctx, u, err); found != nil {
 			return found
