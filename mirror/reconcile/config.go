@@ -59,9 +59,13 @@ type Private struct {
 	// Proposal returns what an entry was made of; nil if that was not kept, or no longer.
 	Proposal func(index uint64) ([]byte, error)
 	// Upstream is the name of the log that the proposals belong to, and Submit submits to it. Nil: the
-	// policy does not allow it, and the report says so.
+	// policy does not allow it, or there is no such log, and the report says so.
 	Upstream string
 	Submit   Submitter
+	// Withheld says that the policy does not allow it: what is logged while that is so is never submitted, also
+	// not when the policy is another one. Logged is how much is logged, published or not; nil: that is Size.
+	Withheld bool
+	Logged   func() uint64
 }
 
 // Result says what verifying a decision again gave.
@@ -156,5 +160,9 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// belongs says whether a component is one of a log.
-func belongs(component, log string) bool { return strings.HasPrefix(component, log+"/") }
+// belongs says whether a component is one of a log. What has more slashes is of another log, whose name begins alike:
+// a successor is called after the log that it succeeds.
+func belongs(component, log string) bool {
+	part, ok := strings.CutPrefix(component, log+"/")
+	return ok && !strings.Contains(part, "/")
+}

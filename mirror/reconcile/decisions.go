@@ -146,8 +146,7 @@ func (r *Reconciler) follow() error {
 
 // logOfOrigin returns the public log of an origin; nil if it is of none.
 func (r *Reconciler) logOfOrigin(origin string) *Upstream {
-	for i := range r.cfg.Upstreams {
-		u := &r.cfg.Upstreams[i]
+	for _, u := range r.upstreams() {
 		if slices.ContainsFunc(u.Heads(), func(h Head) bool { return h.Origin == origin }) {
 			return u
 		}
@@ -158,9 +157,9 @@ func (r *Reconciler) logOfOrigin(origin string) *Upstream {
 // mine returns which decisions a run is about: those that rest on its log, and on none.
 func (r *Reconciler) mine(x *run) func(decision) bool {
 	logs := map[string]string{}
-	for i := range r.cfg.Upstreams {
-		for _, h := range r.cfg.Upstreams[i].Heads() {
-			logs[h.Origin] = r.cfg.Upstreams[i].Name
+	for _, u := range r.upstreams() {
+		for _, h := range u.Heads() {
+			logs[h.Origin] = u.Name
 		}
 	}
 	return func(d decision) bool {

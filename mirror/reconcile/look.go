@@ -19,8 +19,7 @@ func (r *Reconciler) looking(ctx context.Context) error {
 	for ctx.Err() == nil {
 		changed, away := r.cfg.Monitor.Changes(), false
 		statuses := r.cfg.Monitor.Status()
-		for i := range r.cfg.Upstreams {
-			u := &r.cfg.Upstreams[i]
+		for _, u := range r.upstreams() {
 			c := stateOf(statuses, u.Name)
 			if !c.away() || r.drilled(statuses, u.Name) {
 				delete(less, u.Name)

@@ -102,7 +102,6 @@ type randomDay struct {
 
 func newRandomDay(t tb, p *plan) *randomDay {
 	d := &randomDay{newWorld(t), p, rand.New(rand.NewPCG(p.seed, 0))}
-	d.log(p.entries...)
 	d.patch = func(c *Config) { c.PerSecond, c.AtOnce = p.rate, p.atOnce }
 	d.submit = func([]byte) error { return d.fails() }
 	d.after = d.submit
@@ -127,6 +126,7 @@ func (d *randomDay) fails() error {
 
 func (d *randomDay) play() {
 	d.start()
+	d.log(d.entries...)
 	time.Sleep(time.Second)
 	d.outage(true)
 	time.Sleep(10 * time.Second)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,12 +130,13 @@ func reconciled(t *testing.T, s Submitter, private [][]byte) time.Duration {
 	m := newMonitor("rekor/read", "rekor/write")
 	ctx, cancel := context.WithCancel(t.Context())
 	live := &mortal{m, &life{w: &world{crashAt: map[string]bool{}}}}
+	var logged atomic.Uint64
 	r, err := New(Config{
 		DB: db, Ledger: l, Monitor: live, PerSecond: 1e6, AtOnce: 64,
 		Upstreams: []Upstream{{Name: "rekor", Refresh: func(context.Context) error { return nil }, Heads: func() []Head { return nil }}},
 		Privates: []Private{{
 			Name: "v1", Origin: privateOrigin, Upstream: "rekor", Submit: s,
-			Size:     func() uint64 { return uint64(len(private)) },
+			Size:     logged.Load,
 			Time:     func(uint64) (time.Time, error) { return time.Time{}, nil },
 			Proposal: func(index uint64) ([]byte, error) { return private[index], nil },
 		}},
@@ -142,6 +144,7 @@ func reconciled(t *testing.T, s Submitter, private [][]byte) time.Duration {
 	if err != nil {
 		t.Fatal(err)
 	}
+	logged.Store(uint64(len(private))) // later than submission was allowed
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()
 	began := time.Now()

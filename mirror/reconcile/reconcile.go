@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -33,6 +34,9 @@ type Reconciler struct {
 	timing // of tests
 
 	decisions decisions
+
+	adding sync.Mutex                  // held while there comes another log
+	known  atomic.Pointer[[]*Upstream] // never changed, only replaced
 
 	mu       sync.Mutex // guards the fields below; never held during I/O
 	looping  bool
@@ -78,32 +82,20 @@ func New(c Config) (*Reconciler, error) {
 		runs: map[string]*run{}, done: map[string]*finished{}, held: map[string]*held{}, sent: map[string]*sent{},
 		found: map[string]*findingError{}, until: map[string]time.Time{}, wake: make(chan struct{}, 1),
 	}
-	for _, name := range r.logs() {
-		x, f, h := new(run), new(finished), new(held)
-		for _, one := range []struct {
-			name  string
-			value any
-			keep  func()
-		}{
-			{runRecord + name, x, func() { r.runs[name] = x }},
-			{doneRecord + name, f, func() { r.done[name] = f }},
-			{heldRecord + name, h, func() { r.held[name] = h }},
-		} {
-			found, err := r.get(one.name, one.value)
-			if err != nil {
-				return nil, fmt.Errorf("open reconciliation: %w", err)
-			}
-			if found {
-				one.keep()
-			}
-		}
+	var upstreams []*Upstream
+	for i := range c.Upstreams {
+		upstreams = append(upstreams, &c.Upstreams[i])
 	}
-	for _, p := range c.Privates {
-		s := new(sent)
-		if _, err := r.get(sentRecord+p.Origin, s); err != nil {
+	r.known.Store(&upstreams)
+	for _, name := range r.logs() {
+		if err := r.load(name); err != nil {
 			return nil, fmt.Errorf("open reconciliation: %w", err)
 		}
-		r.sent[p.Origin] = s
+	}
+	for i := range c.Privates {
+		if err := r.loadSent(&c.Privates[i]); err != nil {
+			return nil, fmt.Errorf("open reconciliation: %w", err)
+		}
 	}
 	if _, err := r.get(countRecord, &r.count); err != nil {
 		return nil, fmt.Errorf("open reconciliation: %w", err)
@@ -115,21 +107,67 @@ func New(c Config) (*Reconciler, error) {
 	return r, nil
 }
 
+// load reads what is kept of a log.
+func (r *Reconciler) load(name string) error {
+	x, f, h := new(run), new(finished), new(held)
+	for _, one := range []struct {
+		name  string
+		value any
+		keep  func()
+	}{
+		{runRecord + name, x, func() { r.runs[name] = x }},
+		{doneRecord + name, f, func() { r.done[name] = f }},
+		{heldRecord + name, h, func() { r.held[name] = h }},
+	} {
+		found, err := r.get(one.name, one.value)
+		if err != nil {
+			return err
+		}
+		if found {
+			r.mu.Lock()
+			one.keep()
+			r.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// Add adds a log while Run runs, such as one that succeeds another. It goes before the monitor knows of the log, or
+// that would recover and nobody would reconcile it.
+func (r *Reconciler) Add(u Upstream) error {
+	r.adding.Lock()
+	defer r.adding.Unlock()
+	if r.upstream(u.Name) != nil {
+		return fmt.Errorf("reconcile: there are two logs %q; give one another name", u.Name)
+	}
+	if err := r.load(u.Name); err != nil {
+		return err
+	}
+	all := append(slices.Clone(r.upstreams()), &u)
+	r.known.Store(&all)
+	r.waken()
+	return nil
+}
+
+// upstreams are all logs.
+func (r *Reconciler) upstreams() []*Upstream { return *r.known.Load() }
+
 // logs returns the names of all logs, "" for all of them together last.
 func (r *Reconciler) logs() []string {
-	names := make([]string, 0, len(r.cfg.Upstreams)+1)
-	for _, u := range r.cfg.Upstreams {
+	var names []string
+	for _, u := range r.upstreams() {
 		names = append(names, u.Name)
 	}
 	return append(names, "")
 }
 
 func (r *Reconciler) upstream(name string) *Upstream {
-	i := slices.IndexFunc(r.cfg.Upstreams, func(u Upstream) bool { return u.Name == name })
-	if i < 0 {
-		return nil
+	for _, u := range r.upstreams() {
+		if u.Name == name {
+			return u
+		}
 	}
-	return &r.cfg.Upstreams[i]
+	return nil
 }
 
 func (r *Reconciler) private(origin string) *Private {
@@ -259,6 +297,33 @@ func (r *Reconciler) waken() {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// loadSent reads how far the proposals of a private log were submitted. What was logged while none was to be, is
+// nobody's to publish later: leave to submit is for what is logged from then on.
+func (r *Reconciler) loadSent(p *Private) error {
+	s := new(sent)
+	found, err := r.get(sentRecord+p.Origin, s)
+	if err != nil {
+		return err
+	}
+	r.sent[p.Origin] = s
+	event := ""
+	switch {
+	case p.Withheld && !s.Withheld:
+		event, s.Withheld = "withheld", true
+	case p.Submit != nil && (s.Withheld || !found):
+		event, s.Withheld = "submits", false
+		s.Next = max(s.Next, p.Size())
+		if p.Logged != nil {
+			s.Next = max(s.Next, p.Logged())
+		}
+	default:
+		return nil
+	}
+	records := map[string][]byte{}
+	put(records, sentRecord+p.Origin, s)
+	return r.append(records, row{Event: event, Private: p.Name, Origin: p.Origin, Next: s.Next})
 }
 
 // Proof returns the receipt of an entry of a private log that a public one has; nil if none is kept.

@@ -283,7 +283,7 @@ func TestLeftOver(t *testing.T) {
 	bubble.Run(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.outcome = func(seq uint64) Outcome {
-			return map[uint64]Outcome{1: {Same, ""}, 2: {Differs, "the <key> | was revoked"}, 3: {NotKept, ""}}[seq]
+			return map[uint64]Outcome{2: {Same, ""}, 3: {Differs, "the <key> | was revoked"}, 4: {NotKept, ""}}[seq]
 		}
 		w.start()
 		w.monitor.set(outage.Degraded, "tuf")

@@ -143,6 +143,8 @@ type finished struct {
 type sent struct {
 	Next  uint64   `json:"next"`            // first index that was not looked at
 	Again []uint64 `json:"again,omitempty"` // before it: to be tried again
+	// Withheld says that what is logged now is not to be submitted, also not later.
+	Withheld bool `json:"withheld,omitempty"`
 }
 
 // row is the body of a row "reconcile".
@@ -164,7 +166,7 @@ type row struct {
 	Upto      uint64          `json:"upto,omitempty"` // number of the last row "decision" in it
 	Reconcile int             `json:"reconciled,omitempty"`
 
-	Private string   `json:"private,omitempty"` // submitted, refused
+	Private string   `json:"private,omitempty"` // submitted, refused, submits, withheld
 	Origin  string   `json:"origin,omitempty"`
 	Next    uint64   `json:"next,omitempty"`
 	Entries []taken  `json:"entries,omitempty"`

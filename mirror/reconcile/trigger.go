@@ -15,11 +15,11 @@ func (r *Reconciler) watching(ctx context.Context) error {
 	for ctx.Err() == nil {
 		changed := r.cfg.Monitor.Changes()
 		statuses := r.cfg.Monitor.Status()
-		for _, u := range r.cfg.Upstreams {
+		for _, u := range r.upstreams() {
 			var err error
 			switch c := stateOf(statuses, u.Name); {
 			case c.away():
-				err = r.hold(&u)
+				err = r.hold(u)
 			case !c.notLive:
 				err = r.letGo(u.Name)
 			}
