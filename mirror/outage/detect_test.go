@@ -3,6 +3,7 @@ package outage
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -289,6 +290,26 @@ func TestHalfDead(t *testing.T) {
 		synctest.Wait()
 		if c := s.told(); len(c) != 1 || c[0].To != Fallback || c[0].Cause.Code != CodeErrorRatio {
 			t.Fatalf("told of %+v", c)
+		}
+		s.check()
+	})
+}
+
+// A log that its owners have ended need not grow, also if it was blamed for that before.
+func TestEndedNeedNotGrow(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		u := &upstream{latency: 5 * time.Millisecond}
+		u.set("good")
+		var ended atomic.Bool
+		cfg := Config{Components: read(u)}
+		cfg.Components[0].GrowsWithin, cfg.Components[0].Size, cfg.Components[0].Ended = 10*time.Minute, func() uint64 { return 7 }, ended.Load
+		s := newStage(t, vfs.NewMem(), cfg).run()
+		s.until(rekorRead, Degraded, 11*time.Minute)
+		ended.Store(true)
+		s.until(rekorRead, Live, 10*time.Minute)
+		time.Sleep(24 * time.Hour)
+		if c := s.told(); len(c) != 2 {
+			t.Errorf("told of %+v", c)
 		}
 		s.check()
 	})

@@ -29,6 +29,8 @@ type Component struct {
 	// so long is degraded; it is not watched if zero.
 	Size        func() uint64
 	GrowsWithin time.Duration
+	// Ended says that the log was ended by its owners: it is not to grow any more. Nil: it never is.
+	Ended func() bool
 	// Reconciles says that recovering ends by Monitor.Reconciled, and not after a while by itself.
 	Reconciles bool
 }
@@ -98,6 +100,7 @@ type component struct {
 
 	probes    prober
 	size      uint64 // of the log
+	ended     bool   // the log is
 	grew      time.Duration
 	lastGood  time.Time
 	lastError string
@@ -274,8 +277,8 @@ func (m *Monitor) weighLocked(c *component, now instant) {
 	var w weighed
 	w.burning, w.calm = c.since.burning(now.mono, &m.settings)
 	// A log is not blamed for what it did not do while it was away.
-	w.stalled = c.GrowsWithin > 0 && now.mono-max(c.grew, c.recovered) >= c.GrowsWithin
-	w.grown = c.grew > c.entered
+	w.stalled = c.GrowsWithin > 0 && !c.ended && now.mono-max(c.grew, c.recovered) >= c.GrowsWithin
+	w.grown = c.grew > c.entered || c.ended
 	c.position = m.settings.weigh(c.position, w)
 	m.decideLocked(c, now)
 }

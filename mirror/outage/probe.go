@@ -69,11 +69,12 @@ func (m *Monitor) pass() (start []func(context.Context), next time.Duration) {
 	m.mu.Lock()
 	all := m.all[:len(m.all):len(m.all)]
 	m.mu.Unlock()
-	sizes := make([]uint64, len(all))
+	sizes, ended := make([]uint64, len(all)), make([]bool, len(all))
 	for i, c := range all {
 		if c.Size != nil {
 			sizes[i] = c.Size()
 		}
+		ended[i] = c.Ended != nil && c.Ended()
 	}
 	wall := m.cfg.Now()
 	m.mu.Lock()
@@ -81,6 +82,7 @@ func (m *Monitor) pass() (start []func(context.Context), next time.Duration) {
 	now := m.at(wall)
 	next = atLeastEvery
 	for i, c := range all {
+		c.ended = ended[i]
 		if sizes[i] != c.size {
 			c.size, c.grew = sizes[i], now.mono
 		}
