@@ -27,7 +27,7 @@ func (k *desk) openReconciler() (err error) {
 		PerSecond: o.RequestsPerSecond, AtOnce: submittedAtOnce, RollbackPatience: time.Duration(o.Patience), Logger: k.d.logger, Metrics: reconcile.NewMetrics(k.d.registry),
 	}
 	for _, f := range k.d.followers() {
-		if f.mirror != nil || f.service != nil {
+		if f.followed() {
 			cfg.Upstreams = append(cfg.Upstreams, k.upstream(f))
 		}
 	}
@@ -176,13 +176,15 @@ func (k *desk) reconciled(l *privateLog) (reconcile.Private, error) {
 			return time.Unix(audit.Time, 0), err
 		},
 		Proposal: l.log.Proposal,
+		Withheld: !*k.d.config.Outage.Reconcile.Submit,
+		Logged:   func() uint64 { return l.log.Tree().State().Head.Size },
 	}
-	if !*k.d.config.Outage.Reconcile.Submit {
+	if p.Withheld {
 		return p, nil
 	}
 	followers := k.d.followers()
 	i := slices.IndexFunc(followers, func(f *follower) bool {
-		return f.config.writeURL() != "" && f.config.isService() == (l.name == "v1") && (f.mirror != nil || f.service != nil)
+		return f.config.writeURL() != "" && f.config.isService() == (l.name == "v1") && f.followed()
 	})
 	if i < 0 {
 		return p, nil
