@@ -69,6 +69,9 @@ type follower struct {
 	damage *mirror.Problem // why there is no mirror; a mirror knows its problems itself
 }
 
+// followed says whether there is something that follows it: its tree is not damaged.
+func (f *follower) followed() bool { return f.mirror != nil || f.service != nil }
+
 func (f *follower) statuses() []mirror.Status {
 	switch {
 	case f.mirror != nil:
@@ -383,7 +386,7 @@ func (d *daemon) follow(ctx context.Context) {
 	}
 	var waiting []*follower
 	for _, f := range d.followers() {
-		if start(f); f.keys == nil && d.keys.root == nil && (f.mirror != nil || f.service != nil) {
+		if start(f); f.keys == nil && d.keys.root == nil && f.followed() {
 			waiting = append(waiting, f)
 		}
 	}
@@ -402,7 +405,7 @@ func (d *daemon) follow(ctx context.Context) {
 	}
 	for d.trustMoves() && d.newTrust(ctx) {
 		for _, f := range d.followers() {
-			if f.mirror == nil && f.service == nil {
+			if !f.followed() {
 				continue
 			}
 			found := d.keysOf(f)

@@ -77,14 +77,14 @@ func (k *desk) fallenBack() bool {
 
 // control asks an upstream past the drill.
 func (k *desk) control(ctx context.Context, component string) error {
-	for _, c := range k.components() {
-		if c.Name == component && c.Probe != nil {
-			ctx, cancel := context.WithTimeout(context.WithValue(ctx, pastDrillsKey{}, true), time.Duration(k.d.config.Outage.Probe.Timeout))
-			defer cancel()
-			return c.Probe(ctx)
-		}
+	found, _ := k.watched.Load(component)
+	c, _ := found.(outage.Component)
+	if c.Probe == nil {
+		return nil
 	}
-	return nil
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, pastDrillsKey{}, true), time.Duration(k.d.config.Outage.Probe.Timeout))
+	defer cancel()
+	return c.Probe(ctx)
 }
 
 // reconciledSince says whether a reconciliation has ended after a time, and none is under way.

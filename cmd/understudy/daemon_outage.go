@@ -43,6 +43,8 @@ type desk struct {
 	pollsMu sync.Mutex
 	polls   map[string]*polls // by log; guarded by pollsMu
 
+	watched sync.Map // components (outage.Component) by name
+
 	open    atomic.Bool // the private log stands in for a public one
 	effects struct {
 		sync.Mutex
@@ -211,7 +213,15 @@ func (k *desk) add(f *follower) {
 	if k == nil {
 		return
 	}
-	for _, c := range k.componentsOf(f) {
+	if f.followed() {
+		if err := k.reconciler.Add(k.upstream(f)); err != nil {
+			k.d.logger.Error("a new log is not reconciled, so its states are not kept either", "log", f.config.Name, "error", err)
+			return
+		}
+	}
+	components := k.componentsOf(f)
+	k.watch(components)
+	for _, c := range components {
 		if err := k.monitor.Add(c); err != nil {
 			k.d.logger.Error("the state of a new log is not kept", "component", c.Name, "error", err)
 		}

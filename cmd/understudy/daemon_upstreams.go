@@ -15,6 +15,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ import (
 
 // components are the parts of the upstreams whose states are kept.
 func (k *desk) components() (all []outage.Component) {
+	defer func() { k.watch(all) }()
 	for _, f := range k.d.followers() {
 		all = append(all, k.componentsOf(f)...)
 	}
@@ -49,28 +51,43 @@ func (k *desk) components() (all []outage.Component) {
 	return all
 }
 
-// componentsOf are those of one log: its read path, and its write path if it has one.
-func (k *desk) componentsOf(f *follower) []outage.Component {
+// componentsOf are those of one log: its read path, and its write path if it has one. Of a log whose tree is damaged
+// nobody follows the read path, which would be called live, or away, for ever; and nobody could reconcile it.
+func (k *desk) componentsOf(f *follower) (all []outage.Component) {
 	name := f.config.Name
-	read := outage.Component{Name: name + "/read", Kind: "read", Reconciles: true, GrowsWithin: time.Duration(f.config.GrowsWithin), Size: f.size}
-	if f.mirror != nil {
+	read := outage.Component{Name: name + "/read", Kind: "read", Reconciles: true, GrowsWithin: time.Duration(f.config.GrowsWithin), Size: f.size, Ended: f.ended}
+	switch {
+	case f.mirror != nil:
 		read.Probe = func(ctx context.Context) error { return coded(f.mirror.Probe(ctx, k.d.logKeys(f.config.Origin))) }
-	} else if f.service != nil {
+		all = append(all, read)
+	case f.service != nil:
 		read.Probe = func(ctx context.Context) error { return coded(f.service.Probe(ctx)) }
+		all = append(all, read)
 	}
-	all := []outage.Component{read}
 	if address := f.config.writeURL(); address != "" {
-		write := outage.Component{Name: name + "/write", Kind: "write", Reconciles: true}
+		write := outage.Component{Name: name + "/write", Kind: "write", Reconciles: f.followed()}
 		w := &writeProbe{client: k.client(write.Name, address), address: address + "/log/entries", v1: f.config.isService(), contact: k.d.config.Contact, entry: k.d.config.Outage.WriteProbe == writeProbeEntry}
 		if w.v1 {
 			w.address = address + "/api/v1/log/entries"
 		}
 		if k.d.config.Outage.WriteProbe != writeProbeOff {
-			write.Probe = func(ctx context.Context) error { return coded(w.ask(ctx)) }
+			write.Probe = func(ctx context.Context) error {
+				if f.ended() {
+					return nil // nobody proposes anything to it any more, so that it takes nothing is no outage
+				}
+				return coded(w.ask(ctx))
+			}
 		}
 		all = append(all, write)
 	}
 	return all
+}
+
+// watch keeps components, for who asks one of them past its states.
+func (k *desk) watch(all []outage.Component) {
+	for _, c := range all {
+		k.watched.Store(c.Name, c)
+	}
 }
 
 // size is how many entries upstream has shown, of all shards.
@@ -79,6 +96,14 @@ func (f *follower) size() (n uint64) {
 		n += m.Tree().State().Pending.Size
 	}
 	return n
+}
+
+// ended says whether upstream has ended the log with all its shards, and everything else is in order.
+func (f *follower) ended() bool {
+	mirrors := f.mirrors()
+	return len(mirrors) > 0 && !slices.ContainsFunc(mirrors, func(m *mirror.Mirror) bool {
+		return m.Freshness().UpstreamState != mirror.UpstreamFrozen
+	})
 }
 
 // client is one for an upstream, whose way a drill may break.
@@ -122,20 +147,27 @@ func pastDrills(ctx context.Context) bool { return ctx.Value(pastDrillsKey{}) !=
 func (k *desk) reading(log LogConfig) *http.Client {
 	component := log.Name + "/read"
 	client := k.client(component, log.URL)
-	client.Transport = &observing{next: client.Transport, seen: func(r *http.Request, started time.Time, err error) {
-		path := r.URL.Path
-		if log.isService() && !strings.HasSuffix(path, "/log/proof") || strings.HasSuffix(path, "/checkpoint") || !strings.HasPrefix(r.URL.String(), log.URL) {
-			return
-		}
-		k.observe(component, started, err)
-	}}
+	client.Transport = &observing{
+		next: client.Transport,
+		counts: func(r *http.Request) bool {
+			path := r.URL.Path
+			return (!log.isService() || strings.HasSuffix(path, "/log/proof")) && !strings.HasSuffix(path, "/checkpoint") && strings.HasPrefix(r.URL.String(), log.URL)
+		},
+		seen: func(started time.Time, err error) { k.observe(component, started, err) },
+	}
 	return client
 }
 
-// observing tells what went wrong with requests.
+// observing tells what went wrong with requests, if it goes on. What goes well is not told, so one request of many
+// that fails says nothing: beside a few probes it would look like all of them.
 type observing struct {
-	next http.RoundTripper
-	seen func(r *http.Request, started time.Time, err error)
+	next   http.RoundTripper
+	counts func(r *http.Request) bool
+	seen   func(started time.Time, err error)
+
+	mu   sync.Mutex
+	good time.Time // when the last one that went well was answered
+	bad  bool      // one has failed since
 }
 
 // RoundTrip sends a request.
@@ -143,13 +175,29 @@ func (o *observing) RoundTrip(r *http.Request) (*http.Response, error) {
 	started := time.Now()
 	response, err := o.next.RoundTrip(r)
 	switch {
-	case r.Context().Err() != nil:
+	case !o.counts(r):
+	case err != nil && r.Context().Err() != nil:
 	case err != nil:
-		o.seen(r, started, err)
+		o.failed(started, err)
 	case response.StatusCode >= 500 || response.StatusCode == http.StatusTooManyRequests:
-		o.seen(r, started, &mirror.StatusError{Code: response.StatusCode})
+		o.failed(started, &mirror.StatusError{Code: response.StatusCode})
+	default:
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.good, o.bad = time.Now(), false
 	}
 	return response, err
+}
+
+// failed tells of a request that failed, unless others have gone well since it began, or right before.
+func (o *observing) failed(started time.Time, err error) {
+	o.mu.Lock()
+	alone := started.Before(o.good) || !o.bad && !o.good.IsZero()
+	o.bad = o.bad || !started.Before(o.good)
+	o.mu.Unlock()
+	if !alone {
+		o.seen(started, err)
+	}
 }
 
 // observe tells the monitor of something that went well, or not; before there is one, nobody.

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/understudy-log/understudy/mirror/drill"
+	"github.com/understudy-log/understudy/mirror/outage"
+	"github.com/understudy-log/understudy/mirror/reconcile"
+	"github.com/understudy-log/understudy/mirror/trust"
+)
+
+// TestSuccessorIsReconciled: a log that is announced while the daemon runs has states, and somebody who ends them:
+// or it would recover for ever, and the private log stand in for it.
+func TestSuccessorIsReconciled(t *testing.T) {
+	c, err := parseConfig(filepath.Join(t.TempDir(), "c.yaml"), []byte("tuf: {}\noutage: {}\nlogs: [{name: us, url: 'https://log2025-1.rekor.example/api/v2', origin: log2025-1.rekor.example}]"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, closeDB := openDaemon(t, c)
+	defer closeDB()
+	root, err := trust.ParseRoot(rootOf(t, [3]string{"https://log2025-1.rekor.example", "b", "2025-01-01T00:00:00Z"}, [3]string{"https://log2026-1.rekor.example", "c", "2026-01-01T00:00:00Z"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range d.succeed(root) {
+		d.desk.add(f)
+	}
+	const next = "us/log2026-1.rekor.example"
+	if d.desk.monitor.State(next+"/read") != outage.Live || d.desk.monitor.State(next+"/write") != outage.Live {
+		t.Errorf("states %+v", d.desk.monitor.Status())
+	}
+	if err := d.desk.reconciler.Now(t.Context(), next); !errors.Is(err, reconcile.ErrStopped) {
+		t.Errorf("the reconciler says of it: %v", err)
+	}
+	if c, ok := d.desk.watched.Load(next + "/write"); !ok || c.(outage.Component).Probe == nil {
+		t.Error("a drill could not ask it past the faults")
+	}
+}
+
+// TestDamagedTreeHasNoReadPath: nobody follows it, so its state would stay what it is for ever.
+func TestDamagedTreeHasNoReadPath(t *testing.T) {
+	k := &desk{d: &daemon{config: &Config{Outage: &OutageConfig{WriteProbe: writeProbeRefused}}}, faults: drill.NewFaults()}
+	all := k.componentsOf(&follower{config: LogConfig{Name: "us", URL: "https://us.example/api/v2", GrowsWithin: Duration(time.Minute)}})
+	if len(all) != 1 || all[0].Name != "us/write" || all[0].Reconciles || all[0].Probe == nil {
+		t.Errorf("%+v", all)
+	}
+}
+
+// answers is a RoundTripper that fails where it is told to.
+type answers struct {
+	text string // of each request: g good, b 500, r 429, n 404, x no connection
+	at   int
+}
+
+func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	what := a.text[a.at]
+	a.at++
+	code := map[byte]int{'g': 200, 'b': 500, 'r': 429, 'n': 404}[what]
+	if code == 0 {
+		return nil, errors.New("connection refused")
+	}
+	return &http.Response{StatusCode: code, Body: io.NopCloser(strings.NewReader("")), Request: r}, nil
+}
+
+// TestOneOfManyFails: traffic is told of only where it goes wrong, so what goes well between must count.
+func TestOneOfManyFails(t *testing.T) {
+	for text, want := range map[string]int{
+		strings.Repeat("ggggbggggx", 20): 0,
+		"gr":                             0,
+		"gnnnnbn":                        0,
+		"gbbb":                           2,
+		"bb":                             2, // nothing was ever good
+		"gxrbgxxg":                       3,
+	} {
+		told := 0
+		o := &observing{next: &answers{text: text}, counts: func(*http.Request) bool { return true }, seen: func(time.Time, error) { told++ }}
+		for range text {
+			r, err := http.NewRequestWithContext(t.Context(), "GET", "http://us.example/tile", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = o.RoundTrip(r)
+		}
+		if told != want {
+			t.Errorf("%.20s: told %d times, want %d", text, told, want)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	o := &observing{next: &answers{text: "xx"}, counts: func(*http.Request) bool { return true }, seen: func(time.Time, error) { t.Error("a client that has gone") }}
+	for range 2 {
+		r, _ := http.NewRequestWithContext(gone, "GET", "http://us.example/tile", nil)
+		_, _ = o.RoundTrip(r)
+	}
+	// While one request fails slowly, others go well.
+	o = &observing{counts: o.counts, seen: func(time.Time, error) { t.Error("one that began before the others") }}
+	began := time.Now()
+	o.good = began.Add(time.Millisecond)
+	o.failed(began, io.EOF)
+	o.failed(began, io.EOF)
+}
