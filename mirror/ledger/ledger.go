@@ -113,11 +113,15 @@ func Open(db *storage.DB, now func() time.Time) (*Ledger, error) {
 		now = time.Now
 	}
 	l := &Ledger{db: db, now: now, changed: make(chan struct{})}
-	err := each(db, 1, func(row Row) error {
-		if row.Previous != l.last {
-			return &DamageError{row.Seq, "does not have the hash of the row before it"}
+	err := db.RecordsFrom(prefix, name(1), func(key string, raw []byte) error {
+		seq, previous, err := linkOf(key, raw)
+		switch {
+		case err != nil || seq != l.size+1:
+			return &DamageError{l.size + 1, "is missing, or cannot be read"}
+		case previous != l.last:
+			return &DamageError{seq, "does not have the hash of the row before it"}
 		}
-		l.size, l.last = row.Seq, row.Hash()
+		l.size, l.last = seq, Row{raw: raw}.Hash()
 		return nil
 	})
 	if err != nil {
@@ -244,10 +248,30 @@ func (l *Ledger) Rows(from uint64, yield func(Row) error) error {
 // together is a *DamageError.
 func Check(db *storage.DB) (rows uint64, err error) {
 	l, err := Open(db, nil)
+	if err == nil {
+		err = each(db, 1, func(Row) error { return nil })
+	}
 	if err != nil {
 		return 0, err
 	}
 	return l.size, nil
+}
+
+// linkOf returns what holds a row to the one before it. It reads no more of the row than that: a row that is not as
+// it was written has another hash than the next row, or the head, says, and there may be millions to read at a start.
+func linkOf(key string, raw []byte) (seq uint64, previous string, err error) {
+	if seq, err = strconv.ParseUint(strings.TrimPrefix(key, prefix), 10, 64); err != nil {
+		return 0, "", err
+	}
+	rest, ok := bytes.CutPrefix(raw, fmt.Appendf(nil, `{"seq":%d,"at":"`, seq))
+	if ok {
+		_, rest, ok = bytes.Cut(rest, []byte(`,"previous":"`)) // no string that comes before has such quotes in it
+	}
+	hash, rest, found := bytes.Cut(rest, []byte(`"`))
+	if !ok || !found || len(hash) != 0 && len(hash) != 2*sha256.Size || !bytes.HasPrefix(rest, []byte(`,"body":`)) {
+		return 0, "", errors.New("not as it was written")
+	}
+	return seq, string(hash), nil
 }
 
 func each(db *storage.DB, from uint64, yield func(Row) error) error {
