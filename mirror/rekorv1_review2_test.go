@@ -3,6 +3,7 @@ package mirror_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -90,6 +91,31 @@ func TestRekorDamagedTree(t *testing.T) {
 			s.wantItem(item, 40)
 		}
 		check(t, db.Close())
+	})
+}
+
+// TestRekorDamageIsOurs: that a tree here is damaged is nothing that upstream did, and who is told of polls is not told so:
+// else the service would count as half away for as long as that lasts.
+func TestRekorDamageIsOurs(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		s := newRekorStage(t).start().run()
+		s.settle(rekorPoll)
+		s.close()
+		s.sick('h', 1)
+		polls := 0
+		s.config = func(c *mirror.ServiceConfig) {
+			c.Polled = func(_ time.Time, err error) {
+				if polls++; err != nil {
+					t.Errorf("told of %v", err)
+				}
+			}
+		}
+		s.start().run()
+		s.settle(5 * rekorPoll)
+		if all := s.service.Statuses(); polls < 2 || !slices.ContainsFunc(all, func(s mirror.Status) bool { return s.Problem != nil }) {
+			t.Errorf("%d polls, %+v", polls, all)
+		}
+		s.close()
 	})
 }
 

@@ -382,7 +382,10 @@ func (s *Service) poll(ctx context.Context, infos []shardInfo) (failures error) 
 		case err != nil && sh == nil:
 			s.unfollowed(err, "a shard is not followed; it is tried again", "tree_id", info.treeID)
 		}
-		failures, all = errors.Join(failures, err), all && sh != nil
+		if !s.isLost(info.treeID) { // that is ours, and nothing that upstream did
+			failures = errors.Join(failures, err)
+		}
+		all = all && sh != nil
 		if known = sh != nil && (err == nil || sh.closed()); known {
 			start = sh.start() + sh.mirror.tree.State().Pending.Size
 		}
