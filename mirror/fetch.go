@@ -120,7 +120,9 @@ func encodingFor(host string) string {
 func newTransport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.MaxIdleConnsPerHost = parallel
-	t.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 1 << 20}
+	// All requests share a connection. One that something on the way has forgotten swallows them until the system gives
+	// it up, after a quarter of an hour, while upstream is there: so it must show that it lives, sooner than two probes fail.
+	t.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 1 << 20, SendPingTimeout: 2 * time.Second, PingTimeout: 1500 * time.Millisecond}
 	return t
 }
 
