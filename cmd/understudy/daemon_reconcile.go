@@ -178,6 +178,11 @@ func (k *desk) reconciled(l *privateLog) (reconcile.Private, error) {
 		Proposal: l.log.Proposal,
 		Withheld: !*k.d.config.Outage.Reconcile.Submit,
 		Logged:   func() uint64 { return l.log.Tree().State().Head.Size },
+		Standby:  k.d.config.Private.Mode == modeFallback,
+		Own: func(index uint64) bool {
+			audit, err := l.log.Audit(index)
+			return err == nil && audit.Identity == reporter
+		},
 	}
 	if p.Withheld {
 		return p, nil

@@ -133,7 +133,7 @@ func (k *desk) reports(from, to time.Time) (all []archive.OutageReport, err erro
 }
 
 // reporter is who appends reports, in audit rows.
-const reporter = "understudy"
+const reporter = "understudy: reports" // no identity is called so
 
 // appendReport appends a signed report to the private log: to its second generation, if there is one. The
 // same report gets the same place.

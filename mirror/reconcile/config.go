@@ -66,6 +66,11 @@ type Private struct {
 	// not when the policy is another one. Logged is how much is logged, published or not; nil: that is Size.
 	Withheld bool
 	Logged   func() uint64
+	// Standby says that it takes entries only while it stands in for a public log, perhaps another one: all of them
+	// are owed to the public log.
+	Standby bool
+	// Own says that an entry was made here, as reports are: it is nobody's proposal, and not submitted. Nil: none is.
+	Own func(index uint64) bool
 }
 
 // Result says what verifying a decision again gave.

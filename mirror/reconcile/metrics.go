@@ -95,6 +95,8 @@ func (m *Metrics) sent(group []result) {
 		outcome := "submitted"
 		if one.unsent != nil {
 			outcome = outcomes[one.unsent.Code]
+		} else if one.receipt == nil {
+			continue // of our own
 		}
 		m.items.WithLabelValues("proposal", outcome).Inc()
 	}

@@ -92,6 +92,11 @@ func (r *Reconciler) backlogProposals() (n uint64) {
 		}
 		s, size := r.sentOf(p.Origin), p.Size()
 		n += size - min(size, s.Next) + uint64(len(s.Again))
+		for i := s.Next; i < size && i-s.Next < 1<<10; i++ {
+			if p.own(i) {
+				n--
+			}
+		}
 	}
 	return n
 }

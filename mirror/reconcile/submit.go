@@ -153,6 +153,9 @@ func (s *submission) one(ctx context.Context, at int) result {
 		out.unsent = &unsent{index, index, code, status, plain(text, maxRefusal)}
 		return out
 	}
+	if s.p.own(index) {
+		return out
+	}
 	proposal, err := s.p.Proposal(index)
 	switch {
 	case ctx.Err() != nil:
@@ -258,6 +261,10 @@ func (s *submission) keep(group []result) error {
 		if one.receipt != nil {
 			put(records, proofName(t.Origin, one.index), one.receipt)
 			submitted.Entries = append(submitted.Entries, t.took(one))
+			continue
+		}
+		if one.unsent == nil { // of our own
+			t.Total--
 			continue
 		}
 		t.missed(one.unsent)

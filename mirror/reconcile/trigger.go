@@ -225,28 +225,36 @@ func (r *Reconciler) leftOver(statuses []outage.Status) bool {
 }
 
 // owed returns the end of what was logged privately until the public log was live again, after it was
-// reconciled: 0 if it never was. What is logged later is in both logs, or was meant for one.
+// reconciled: 0 if that did not end well. What is logged later is in both logs, or was meant for one.
 func (r *Reconciler) owed(p *Private, statuses []outage.Status) uint64 {
 	r.mu.Lock()
 	last, next := r.done[p.Upstream], r.sent[p.Origin].Next
 	r.mu.Unlock()
-	if p.Submit == nil || r.upstream(p.Upstream) == nil || last == nil || last.Outcome != outcomeDone {
+	if p.Submit == nil || r.upstream(p.Upstream) == nil || last != nil && last.Outcome != outcomeDone {
 		return 0
 	}
 	live := stateOf(statuses, p.Upstream).changed
 	end := next
-	for size := p.Size(); end < size; end++ {
-		at, err := p.Time(end)
-		if err != nil {
-			r.cfg.Logger.Error("the time of a private entry cannot be read", "log", p.Name, "index", end, "error", err)
-			break
+	for i, size := next, p.Size(); i < size && i-next < 1<<16; i++ {
+		if !p.Standby {
+			at, err := p.Time(i)
+			if err != nil {
+				r.cfg.Logger.Error("the time of a private entry cannot be read", "log", p.Name, "index", i, "error", err)
+				break
+			}
+			if at.After(live) {
+				break
+			}
 		}
-		if at.After(live) || end-next >= 1<<16 {
-			break
+		if !p.own(i) {
+			end = i + 1
 		}
 	}
 	return end
 }
+
+// own says whether an entry is nobody's proposal.
+func (p *Private) own(index uint64) bool { return p.Own != nil && p.Own(index) }
 
 func (r *Reconciler) sentOf(origin string) sent {
 	r.mu.Lock()
