@@ -137,7 +137,7 @@ func newDaemon(ctx context.Context, c *Config, keys *keyring, db *storage.DB, ne
 	if err := d.openPrivate(ctx); err != nil {
 		return nil, err
 	}
-	if err := d.openOutage(); err != nil {
+	if err := errors.Join(d.openOutage(), d.endFallback()); err != nil {
 		return nil, err
 	}
 	if err := d.openArchive(ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"github.com/understudy-log/understudy/mirror/outage"
 	"github.com/understudy-log/understudy/mirror/reconcile"
 	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/trust/publish"
 	"github.com/understudy-log/understudy/mirror/verdict"
 )
 
@@ -323,13 +325,13 @@ func (k *desk) follow() {
 	var e rest.OutageEffects
 	if len(k.d.private) > 0 {
 		e.PrivateLog = "open"
-		if k.d.config.Private.Mode == modeFallback && !standsIn {
+		if k.d.config.Private.Mode == modeFallback && !standsIn || !k.d.takesEntries() {
 			e.PrivateLog = "closed"
 		}
 	}
 	if k.d.own != nil && len(k.d.private) > 0 {
 		want := trust.SigningPublic
-		if standsIn {
+		if standsIn && k.d.takesEntries() { // or signers would have no log at all
 			want = trust.SigningFallback
 		}
 		if err := k.d.own.Switch(want); err != nil {
@@ -345,6 +347,25 @@ func (k *desk) follow() {
 	if e.SigningProblem != "" && e.SigningProblem != before.SigningProblem {
 		k.d.logger.Error("the SigningConfig of our own TUF repository does not follow the states of the logs", "error", e.SigningProblem)
 	}
+}
+
+// endFallback has signers told of the public logs again if nobody here would do so any more: "outage" or the private log
+// was taken out of the configuration while the SigningConfig listed that alone.
+func (d *daemon) endFallback() error {
+	if d.own == nil || d.desk != nil && len(d.private) > 0 || d.own.Mode().Wanted != trust.SigningFallback {
+		return nil
+	}
+	d.logger.Warn("the SigningConfig of our own TUF repository lists the private log alone, and nothing in the configuration asks for that any more; it lists the public logs again")
+	err := d.own.Switch(trust.SigningPublic)
+	if _, later := errors.AsType[*publish.SwitchError](err); later {
+		return nil // it is wanted, and served when it can be
+	}
+	return err
+}
+
+// takesEntries says whether a generation of the private log is there to take entries at all.
+func (d *daemon) takesEntries() bool {
+	return slices.ContainsFunc(d.private, func(l *privateLog) bool { return l.v1 != nil || l.v2 != nil })
 }
 
 // gate says whether the private log takes entries.

@@ -4,16 +4,21 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/understudy-log/understudy/mirror/drill"
 	"github.com/understudy-log/understudy/mirror/outage"
 	"github.com/understudy-log/understudy/mirror/reconcile"
 	"github.com/understudy-log/understudy/mirror/trust"
+	"github.com/understudy-log/understudy/mirror/trust/publish"
+	"github.com/understudy-log/understudy/storage"
 )
 
 // TestSuccessorIsReconciled: a log that is announced while the daemon runs has states, and somebody who ends them:
@@ -41,6 +46,34 @@ func TestSuccessorIsReconciled(t *testing.T) {
 	}
 	if c, ok := d.desk.watched.Load(next + "/write"); !ok || c.(outage.Component).Probe == nil {
 		t.Error("a drill could not ask it past the faults")
+	}
+}
+
+// TestEndFallback: without "outage", or the private log, nobody would end the fallback that they began.
+func TestEndFallback(t *testing.T) {
+	c := newCeremony(t)
+	db, err := storage.CreateScratch(storage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	own, err := publish.New(t.Context(), publish.Config{DB: db, Dir: c.file("t/repository"), Lifetime: time.Hour, Logger: slog.New(slog.DiscardHandler), Metrics: trust.NewMetrics(prometheus.NewRegistry())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, there := range []*daemon{{desk: &desk{}, private: []*privateLog{{}}}, {desk: &desk{}}, {private: []*privateLog{{}}}, {}} {
+		_ = own.Switch(trust.SigningFallback) // which is kept, though this folder does not allow it
+		want := trust.SigningPublic
+		if there.desk != nil && len(there.private) > 0 {
+			want = trust.SigningFallback
+		}
+		there.own, there.logger = own, slog.New(slog.DiscardHandler)
+		if err := there.endFallback(); err != nil || own.Mode().Wanted != want {
+			t.Errorf("outage %t, private log %t: %+v %v", there.desk != nil, len(there.private) > 0, own.Mode(), err)
+		}
+	}
+	if err := (&daemon{}).endFallback(); err != nil {
+		t.Error(err)
 	}
 }
 
