@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
@@ -55,9 +56,15 @@ func (s *Service) Probe(ctx context.Context) error {
 	return nil
 }
 
+// maxDebt is how long probes make others wait for the budget: where it allows fewer requests than there are probes,
+// nobody else would ever have a turn.
+const maxDebt = 5 * time.Second
+
 // probe sends one request, beyond the budget if that is used up; what comes after it waits for longer then.
 func (f *fetcher) probe(ctx context.Context, kind, path string, limit int64) ([]byte, error) {
-	f.budget.Reserve()
+	if r := f.budget.Reserve(); r.Delay() > maxDebt {
+		r.Cancel()
+	}
 	raw, err := f.send(ctx, kind, path, nil, limit, nil)
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return nil, ctx.Err() // nobody waits any more: that says nothing
