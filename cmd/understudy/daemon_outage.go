@@ -242,6 +242,9 @@ func (k *desk) followerOf(component string) *follower {
 
 // changed is told of every change of state, once it is durable.
 func (k *desk) changed(c outage.Change) {
+	if c.Component == "tuf" && c.To == outage.Recovering {
+		k.d.tuf.Poll() // it is tried seldom when it has been away for long, and what is held may expire meanwhile
+	}
 	f := k.followerOf(c.Component)
 	if f == nil || c.Component != f.config.Name+"/read" {
 		return

@@ -130,10 +130,15 @@ func (r *Repository) Run(ctx context.Context) error {
 		} else {
 			retry = updateRetry
 		}
+		least := asked(err) // nobody's word that it is back makes us forget that
+		select {
+		case <-ctx.Done():
+		case <-time.After(least):
+		}
 		select {
 		case <-ctx.Done():
 		case <-r.due:
-		case <-time.After(max(wait/2+rand.N(wait), asked(err))):
+		case <-time.After(max(wait/2+rand.N(wait), least) - least):
 		}
 	}
 	return nil
