@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -236,6 +237,52 @@ func TestOneFails(t *testing.T) {
 		d = w.documents()[1].Proposals[0]
 		if d.Submitted != 2 || d.Again != 2 || d.Total != 2 || d.Left != 0 {
 			t.Errorf("%+v", d)
+		}
+	})
+}
+
+// TestNothingLeft: once a log is live and reconciled nothing waits, neither what was logged since nor the
+// report itself, and no further reconciliation begins for them, also after a restart.
+func TestNothingLeft(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		w := newWorld(t)
+		var reported sync.Map
+		w.patch = func(c *Config) {
+			c.AppendReport = func(_ context.Context, signed []byte) (Place, error) {
+				w.log(signed)
+				index := c.Privates[0].Size() - 1
+				reported.Store(index, true)
+				return Place{privateOrigin, index, ""}, nil
+			}
+			c.Privates[0].Own = func(index uint64) bool { _, own := reported.Load(index); return own }
+		}
+		w.start()
+		w.outage(true)
+		w.log([]byte("entry 0"))
+		if n := w.life.r.Status().BacklogProposals; n != 1 {
+			t.Errorf("a backlog of %d in the outage", n)
+		}
+		w.outage(false)
+		w.awaitLive()
+		check := func(when string) {
+			t.Helper()
+			time.Sleep(time.Hour)
+			if s := w.life.r.Status(); s.Running != nil || s.BacklogProposals != 0 || s.LastID[logName] == "" {
+				t.Errorf("%s: %+v", when, s)
+			}
+			if n := len(w.documents()); n != 1 {
+				t.Errorf("%s: %d reports", when, n)
+			}
+		}
+		check("live")
+		w.log([]byte("entry 1"))
+		check("an entry of a live day")
+		w.life.stop()
+		w.start()
+		check("after a restart")
+		w.outage(true)
+		if n := w.life.r.Status().BacklogProposals; n != 1 { // the report is nobody's proposal
+			t.Errorf("a backlog of %d in the next outage", n)
 		}
 	})
 }

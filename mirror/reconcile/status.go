@@ -25,12 +25,14 @@ type Status struct {
 	Running *Running  `json:"running,omitempty"`
 	Paused  []Running `json:"paused,omitempty"`
 	// BacklogDecisions are rows "decision" that are not reconciled, BacklogProposals private entries that
-	// may be submitted and were not looked at or are to be tried again.
+	// are to be submitted, or to be tried again. What was logged since the public log is live is not.
 	BacklogDecisions int    `json:"backlog_decisions"`
 	BacklogProposals uint64 `json:"backlog_proposals"`
-	// Last is when each log was last reconciled; LastOutcome how that ended. "" is all logs.
+	// Last is when each log was last reconciled; LastOutcome how that ended, and LastID which report tells of
+	// it. "" is all logs.
 	Last        map[string]time.Time `json:"last,omitempty"`
 	LastOutcome map[string]string    `json:"last_outcome,omitempty"`
+	LastID      map[string]string    `json:"last_id,omitempty"`
 	// MedianSeconds is of the last reconciliations since the start, 0 if there were none.
 	MedianSeconds float64 `json:"median_seconds,omitempty"`
 }
@@ -47,9 +49,9 @@ func (r *Reconciler) Status() Status {
 	for _, name := range r.logs() {
 		if f := r.done[name]; f != nil {
 			if s.Last == nil {
-				s.Last, s.LastOutcome = map[string]time.Time{}, map[string]string{}
+				s.Last, s.LastOutcome, s.LastID = map[string]time.Time{}, map[string]string{}, map[string]string{}
 			}
-			s.Last[name], s.LastOutcome[name] = f.At, f.Outcome
+			s.Last[name], s.LastOutcome[name], s.LastID[name] = f.At, f.Outcome, f.ID
 		}
 		if x := r.runs[name]; x != nil && x != r.active {
 			p := running(x)
@@ -82,17 +84,21 @@ func (r *Reconciler) show(x *run) {
 	r.progress = &p
 }
 
-// backlogProposals counts what may be submitted. Entries that were logged while all was live count too,
-// until the next reconciliation looks at them.
+// backlogProposals counts what is to be submitted. What was logged while the public log is live is owed to
+// nobody, and waits for nothing.
 func (r *Reconciler) backlogProposals() (n uint64) {
+	statuses := r.cfg.Monitor.Status()
 	for i := range r.cfg.Privates {
 		p := &r.cfg.Privates[i]
 		if p.Submit == nil || r.upstream(p.Upstream) == nil {
 			continue
 		}
-		s, size := r.sentOf(p.Origin), p.Size()
-		n += size - min(size, s.Next) + uint64(len(s.Again))
-		for i := s.Next; i < size && i-s.Next < 1<<10; i++ {
+		s, end := r.sentOf(p.Origin), p.Size()
+		if !stateOf(statuses, p.Upstream).notLive {
+			end = r.owed(p, statuses)
+		}
+		n += end - min(end, s.Next) + uint64(len(s.Again))
+		for i := s.Next; i < end && i-s.Next < 1<<10; i++ {
 			if p.own(i) {
 				n--
 			}
