@@ -90,8 +90,8 @@ type forceEnd struct {
 // Why an operator is refused.
 var (
 	ErrUnknown       = errors.New("no such component; `understudy outage status` lists them")
-	ErrNoTicket      = errors.New("no ticket; what an operator does here needs one")
-	ErrUntil         = errors.New("the end of a forced state must lie ahead, and not too far; name an earlier one")
+	ErrNoTicket      = errors.New("no ticket; what an operator does here needs one: give --ticket")
+	ErrUntil         = errors.New("a forced state ends")
 	ErrState         = errors.New("a state that can be forced is live, degraded or fallback")
 	ErrQuarantined   = errors.New("quarantined: its evidence must be looked at; release it with a ticket, then force it")
 	ErrNotForced     = errors.New("neither forced nor quarantined; nothing was released")
@@ -267,8 +267,10 @@ func (s *Settings) force(p position, f Force, now instant) (position, []entry, e
 		return p, nil, ErrQuarantined
 	case f.State != Live && f.State != Degraded && f.State != Fallback:
 		return p, nil, ErrState
-	case length <= 0, length > s.MaxForce:
-		return p, nil, ErrUntil
+	case length <= 0:
+		return p, nil, fmt.Errorf("%w: its end must lie ahead; name a later one", ErrUntil)
+	case length > s.MaxForce:
+		return p, nil, fmt.Errorf("%w after %v at the latest (max_force): ask for less", ErrUntil, s.MaxForce)
 	}
 	f.Until = f.Until.UTC().Round(0)
 	from := p.counts()
