@@ -177,7 +177,7 @@ func (v *Verifier) checkEnd(until, now time.Time) error {
 // signed says whether somebody with a ticket does this.
 func signed(ticket, by string) error {
 	if field(ticket) == "" {
-		return refuse(RefusedTicket, "every exception and every pin has a ticket: give one")
+		return refuse(RefusedTicket, "no ticket: what weakens or changes verification has one; give --ticket")
 	}
 	return person(by)
 }

@@ -161,7 +161,7 @@ func (v *Verifier) AddRollback(ctx context.Context, name string, r Request, by, 
 		return Rollback{}, err
 	}
 	if !e.ok {
-		return Rollback{}, &RefusedError{RefusedUnverified, "only what verifies becomes a rollback bundle, and this does not: " + e.reasons[0].Text, e.reasons}
+		return Rollback{}, &RefusedError{RefusedUnverified, "only what verifies becomes a rollback bundle, and this does not", e.reasons}
 	}
 	now := v.now()
 	p := &pin{Rollback: Rollback{
