@@ -323,6 +323,9 @@ func (r *Runner) History(limit int) []Result { return r.history.newest(limit) }
 // Report returns the report of a drill that has ended; "" is the last one.
 func (r *Runner) Report(id string) (markdown, json []byte, err error) {
 	res, ok := r.history.find(id)
+	if a := r.Active(); !ok && a != nil && a.ID == id {
+		return nil, nil, fmt.Errorf("the drill %q has no report yet: it goes on until %s", id, a.Until.UTC().Format(time.RFC3339))
+	}
 	if !ok {
 		return nil, nil, fmt.Errorf("%w drill %q: there is no result of it; see `understudy drill list`", ErrUnknown, id)
 	}
