@@ -385,7 +385,11 @@ func (c AdminConfig) reconcileReport(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	refuse(w, http.StatusNotFound, "there is no such report of a reconciliation")
+	if id == "" {
+		refuse(w, http.StatusNotFound, "no reconciliation is over yet; `understudy reconcile status` says what is to do")
+		return
+	}
+	refuse(w, http.StatusNotFound, "there is no report of a reconciliation with this ID; `understudy reconcile status` has those of the last ones, the ledger (rows `reconcile`) those of all")
 }
 
 // proof sends what the public log has of an entry of the private one.
