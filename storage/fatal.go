@@ -21,7 +21,7 @@ func (db *DB) fail(err error) (first bool) {
 	if !db.dead.CompareAndSwap(nil, &err) {
 		return false
 	}
-	db.logger.Error("the disk failed; stopping", "error", err)
+	db.logger.Error("the disk failed; stopping", "error", err.Error()) // the engine's errors have stack traces
 	if db.fatal != nil {
 		db.fatal(err)
 	}
