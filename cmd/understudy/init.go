@@ -38,7 +38,7 @@ listen:
 #  repository: trust/repository
 #  snapshot_key: trust/keys/snapshot.pem
 #  timestamp_key: trust/keys/timestamp.pem
-#  #signing_key: trust/keys/signing.pem   # chooses, in an outage, the SigningConfig that lists the private log
+#  #signing_key: trust/keys/signing.pem   # with "log": in an outage it tells signers to use that alone
 #  passphrase_file: trust/keys/online.passphrase
 #  #timestamp_lifetime: 168h          # signed anew after a seventh of it
 
