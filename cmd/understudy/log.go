@@ -61,8 +61,9 @@ token, and what its bearer may do. The daemon reads it when it starts.
 
   append   append entries
   read     read entries, and search
-  operate  read the audit rows: who appended what, and when
-  approve  nothing yet: it is for what will need a second person
+  operate  read the audit rows: who appended what, and when; with "outage", force states, hold
+           drills, reconcile, ask for exceptions and keep rollback bundles
+  approve  approve or deny an exception that somebody else asked for
 
 Exit codes: 0 printed; 2 the name or a role is wrong.`,
 		Example: `  understudy log token release-pipeline
