@@ -89,7 +89,23 @@ Exit codes of every verb:
 	)
 	root.InitDefaultCompletionCmd()
 	refuseUnknownVerbs(root)
+	hintAtHelp(root)
 	return root
+}
+
+// hintAtHelp adds where the usage stands to what cobra says about arguments.
+func hintAtHelp(cmd *cobra.Command) {
+	for _, child := range cmd.Commands() {
+		hintAtHelp(child)
+	}
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return fmt.Errorf("%w; see %q", err, cmd.CommandPath()+" --help")
+			}
+			return nil
+		}
+	}
 }
 
 // refuseUnknownVerbs makes every command that only groups others answer an unknown

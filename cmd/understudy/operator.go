@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/understudy-log/understudy/cmd/internal/access"
 	"github.com/understudy-log/understudy/cmd/internal/rest"
 )
 
@@ -41,7 +42,11 @@ func (o *operator) token() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read your token: %w", err)
 	}
-	return strings.TrimSpace(string(data)), nil
+	token := strings.TrimSpace(string(data))
+	if !access.IsToken(token) {
+		return "", fmt.Errorf("read your token: there is none in %s, or more than that; it has one line, us_ and 64 hexadecimal digits, as \"understudy log token\" prints it first", name)
+	}
+	return token, nil
 }
 
 // order gives the daemon an order. request is made with the data directory that is meant.

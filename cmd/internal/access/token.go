@@ -25,6 +25,9 @@ func NewToken() (token, sha256Hex string) {
 	return token, hex.EncodeToString(sum[:])
 }
 
+// IsToken says whether s has the form of a token.
+func IsToken(s string) bool { return isToken(s) }
+
 func isToken(s string) bool {
 	return len(s) == len(tokenPrefix)+tokenDigits && holdsToken(s)
 }
