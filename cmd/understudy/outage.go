@@ -16,6 +16,7 @@ import (
 	"github.com/understudy-log/understudy/cmd/internal/rest"
 	"github.com/understudy-log/understudy/mirror/ledger"
 	"github.com/understudy-log/understudy/mirror/outage"
+	"github.com/understudy-log/understudy/mirror/verdict"
 	"github.com/understudy-log/understudy/storage"
 )
 
@@ -84,6 +85,9 @@ func printOutage(out io.Writer, s rest.OutageStatus, now time.Time) error {
 		cause := c.Cause.Code
 		if c.State != outage.Live && c.Cause.Text != "" {
 			cause += ": " + c.Cause.Text
+		}
+		if c.State == outage.Fallback && c.Force == nil && c.LastGood.After(c.Since) {
+			cause += fmt.Sprintf("; answered in order %s ago, and is not believed yet", max(0, now.Sub(c.LastGood)).Round(time.Second))
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", c.Component, state, now.Sub(c.Since).Round(time.Second), cause)
 	}
@@ -274,19 +278,25 @@ func statusNote(s rest.OutageStatus, now time.Time) string {
 		fmt.Fprintf(&b, "**This is a drill** (%s, %s).\n\n", s.Drill.Scenario, s.Drill.Ticket)
 	}
 	fmt.Fprint(&b, "| what | state | since |\n|---|---|---|\n")
-	quarantined, write := false, false
+	quarantined, write, services := false, false, []string(nil)
+	ours := s.Effects.Signing == "fallback" || s.Effects.PrivateLog == "open"
 	for _, c := range away {
 		since := c.Since
 		if !c.Left.IsZero() {
 			since = c.Left
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.Component, plainState(c.State), since.UTC().Format("2006-01-02 15:04 UTC"))
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", c.Component, plainState(c, ours), since.UTC().Format("2006-01-02 15:04 UTC"))
 		quarantined = quarantined || c.State == outage.Quarantined
 		write = write || c.Kind == "write" && (c.State == outage.Fallback || c.State == outage.Recovering)
+		if c.Kind == "service" && c.State == outage.Fallback {
+			services = append(services, c.Component)
+		}
 	}
-	fmt.Fprint(&b, "\n**Verification goes on.** What was signed before is verified as always: our copy of the public log proves it, with the log's own signatures. No check was weakened to do so.\n")
-	if n := len(s.Exceptions); n > 0 {
-		fmt.Fprintf(&b, "Exceptions that were granted, or asked for: %d. Each has an end and was approved by a second person.\n", n)
+	fmt.Fprint(&b, "\n**Verification goes on.** What was signed before is verified as always: our copy of the public log proves it, with the log's own signatures. ")
+	if n := active(s.Exceptions); n > 0 {
+		fmt.Fprintf(&b, "%s in force: what they are about is let pass though it does not verify. Each has an end and was approved by a second person.\n", count(uint64(n), "exception is", "exceptions are"))
+	} else {
+		fmt.Fprint(&b, "No check was weakened to do so.\n")
 	}
 	switch {
 	case write && s.Effects.Signing == "fallback":
@@ -296,6 +306,9 @@ func statusNote(s rest.OutageStatus, now time.Time) string {
 	case write:
 		fmt.Fprint(&b, "\n**Signing waits.** New signatures need the public log. Do not sign without a log: what is not logged is not verified.\n")
 	}
+	if len(services) > 0 {
+		fmt.Fprintf(&b, "\n**Signing with short-lived certificates waits** for %s. Keys of your own do not need it.\n", strings.Join(services, " and "))
+	}
 	if quarantined {
 		fmt.Fprint(&b, "\nA log has contradicted what it said before. What it says now is not taken; what was proven before stays good. We keep the evidence and are in touch with its operators.\n")
 	}
@@ -303,12 +316,31 @@ func statusNote(s rest.OutageStatus, now time.Time) string {
 	return b.String()
 }
 
-// plainState is a state in the words of somebody who does not run this.
-func plainState(s outage.State) string {
-	switch s {
+// active counts the exceptions that are in force.
+func active(all []verdict.Exception) (n int) {
+	for _, x := range all {
+		if x.State == verdict.ExceptionActive {
+			n++
+		}
+	}
+	return n
+}
+
+// plainState is the state of a component in the words of somebody who does not run this; ours says that the
+// private log takes entries.
+func plainState(c outage.Status, ours bool) string {
+	switch c.State {
 	case outage.Degraded:
 		return "answers, with errors"
 	case outage.Fallback:
+		switch {
+		case c.Kind == "write" && ours:
+			return "takes no entries; our own log stands in"
+		case c.Kind == "write":
+			return "takes no entries"
+		case c.Kind == "service":
+			return "does not answer"
+		}
 		return "does not answer; our copy stands in"
 	case outage.Recovering:
 		return "is back; what happened meanwhile is being checked"

@@ -28,7 +28,7 @@ func outageText(s *rest.OutageStatus, now time.Time) string {
 	if s.Drill != nil {
 		fmt.Fprintf(&b, "  drill     %s, until %s\n", s.Drill.Scenario, s.Drill.Until.UTC().Format(time.RFC3339))
 	}
-	if n := len(s.Exceptions); n > 0 {
+	if n := active(s.Exceptions); n > 0 {
 		fmt.Fprintf(&b, "  weakened  %s of verification; \"understudy exception list\" names them\n", count(uint64(n), "exception", "exceptions"))
 	}
 	return b.String()
