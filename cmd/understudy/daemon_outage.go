@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -326,6 +327,7 @@ func (k *desk) follow() {
 		k.d.logger.Info("who signs is told another log", "private_log_stands_in", standsIn)
 	}
 	var e rest.OutageEffects
+	waits := false
 	if len(k.d.private) > 0 {
 		e.PrivateLog = "open"
 		if k.d.config.Private.Mode == modeFallback && !standsIn || !k.d.takesEntries() {
@@ -339,6 +341,8 @@ func (k *desk) follow() {
 		}
 		if err := k.d.own.Switch(want); err != nil {
 			e.SigningProblem = err.Error()
+			why, ok := errors.AsType[*publish.SwitchError](err)
+			waits = ok && why.Code == publish.CodeNotPublished // so begins every daemon; what goes on is told as "trust"
 		}
 		mode := k.d.own.Mode()
 		e.Signing, e.SigningSince = string(mode.Served), mode.Since
@@ -348,7 +352,11 @@ func (k *desk) follow() {
 	k.effects.OutageEffects = e
 	k.effects.Unlock()
 	if e.SigningProblem != "" && e.SigningProblem != before.SigningProblem {
-		k.d.logger.Error("the SigningConfig of our own TUF repository does not follow the states of the logs", "error", e.SigningProblem)
+		level := slog.LevelError
+		if waits {
+			level = slog.LevelInfo
+		}
+		k.d.logger.Log(context.Background(), level, "the SigningConfig of our own TUF repository does not follow the states of the logs", "error", e.SigningProblem)
 	}
 }
 
