@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -58,9 +59,13 @@ Exit codes: 0 asked for, its number is printed; 2 refused, for the reason that i
 		{"revoke", "End an exception now", "Revoke ends an exception before its time, or takes back what was asked for. It needs the role operate.", "ended", true},
 	} {
 		var o operator
+		more := ""
+		if answer.ticket {
+			more = " --ticket SEC-78"
+		}
 		cmd.AddCommand(o.flags(&cobra.Command{
-			Use: answer.action + " ID", Short: answer.short, Long: answer.long + "\n\nExit codes: 0 done; 2 not done, for the reason that is told.", Args: cobra.ExactArgs(1),
-			Example: "  understudy exception " + answer.action + " x1",
+			Use: answer.action + " ID" + strings.Replace(more, "SEC-78", "TICKET", 1), Short: answer.short, Long: answer.long + "\n\nExit codes: 0 done; 2 not done, for the reason that is told.", Args: cobra.ExactArgs(1),
+			Example: "  understudy exception " + answer.action + " x-a1b2c3d4e5" + more,
 			RunE: func(cmd *cobra.Command, args []string) error {
 				if _, err := o.order(cmd, "/exceptions", func(dir string) any {
 					return rest.ExceptionRequest{DataDir: dir, Action: answer.action, ID: args[0], Ticket: o.ticket}

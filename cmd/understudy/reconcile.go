@@ -51,10 +51,10 @@ Exit codes: 0 nothing is left; 1 something is; 2 the daemon could not be asked.`
 			}
 			fmt.Fprintf(out, "to do       %s, %s\n", count(uint64(s.BacklogDecisions), "decision", "decisions"), count(s.BacklogProposals, "entry", "entries"))
 			for _, log := range slices.Sorted(maps.Keys(s.Last)) {
-				fmt.Fprintf(out, "last        %s: %s, at %s\n", orAll(log), s.LastOutcome[log], s.Last[log].UTC().Format(time.RFC3339))
+				fmt.Fprintf(out, "last        %s, of %s: %s, at %s\n", s.LastID[log], orAll(log), s.LastOutcome[log], s.Last[log].UTC().Format(time.RFC3339))
 			}
 			if s.Running != nil || len(s.Paused) > 0 || s.BacklogDecisions > 0 || s.BacklogProposals > 0 {
-				return wrongf("not everything is reconciled yet")
+				return wrongf("not everything is reconciled yet: it is by itself when the log answers again, or with \"understudy reconcile now LOG\"")
 			}
 			return nil
 		},

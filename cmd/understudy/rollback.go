@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"text/tabwriter"
@@ -41,6 +42,9 @@ Exit codes: 0 kept; 2 not kept, for the reason that is told.`,
       --certificate-identity release@example.com --certificate-oidc-issuer https://accounts.example.com`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if bundle == "" {
+				return errors.New("add: --bundle is the file with the Sigstore bundle that is to be kept")
+			}
 			data, err := os.ReadFile(bundle)
 			if err != nil {
 				return fmt.Errorf("read the bundle: %w; --bundle is its file", err)
