@@ -130,10 +130,13 @@ func findScenario(name string) (Scenario, error) {
 // part is a component that a drill is aimed at.
 type part struct{ name, kind string }
 
-// logOf is the part of a component's name before the slash.
+// logOf is the part of a component's name before the last slash: a successor is called after the log that it succeeds,
+// and is another log.
 func logOf(component string) string {
-	name, _, _ := strings.Cut(component, "/")
-	return name
+	if i := strings.LastIndexByte(component, '/'); i >= 0 {
+		return component[:i]
+	}
+	return component
 }
 
 // aim returns the components that a scenario disturbs: one by its name, those of a log, or
