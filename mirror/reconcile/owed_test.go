@@ -34,6 +34,14 @@ func TestReportsAreNobodysProposals(t *testing.T) {
 		if n := len(w.documents()); n != 1 || w.times("report") != 0 || w.life.r.Status().BacklogProposals != 0 {
 			t.Errorf("%d reports, submitted %d times, %+v", n, w.times("report"), w.life.r.Status())
 		}
+		// It is all that there is.
+		w.outage(true)
+		time.Sleep(time.Minute)
+		w.outage(false)
+		w.awaitLive()
+		if d := w.documents(); len(d) != 2 || d[1].Proposals[0].Total != 0 || d[1].Proposals[0].Next != 6 {
+			t.Errorf("%d reports, %+v", len(d), d[len(d)-1].Proposals)
+		}
 		// It stands before what is logged in the next outage.
 		w.outage(true)
 		w.log([]byte("later"))
@@ -41,7 +49,7 @@ func TestReportsAreNobodysProposals(t *testing.T) {
 		w.outage(false)
 		w.awaitLive()
 		d := w.documents()
-		if n := len(d); n != 2 || w.times("later") != 1 || w.times("report") != 0 || d[1].Proposals[0].Total != 1 {
+		if n := len(d); n != 3 || w.times("later") != 1 || w.times("report") != 0 || d[2].Proposals[0].Total != 1 {
 			t.Errorf("%d reports, %+v", n, d[n-1].Proposals[0])
 		}
 	})

@@ -284,6 +284,9 @@ func (s *submission) keep(group []result) error {
 	if len(refused.Refused) > 0 {
 		rows = append(rows, refused)
 	}
+	if len(rows) == 0 { // all of our own: there is nothing to say but how far it is
+		rows = append(rows, submitted)
+	}
 	if err := r.keep(s.x, records, rows...); err != nil {
 		return err
 	}
