@@ -282,11 +282,14 @@ func (k *desk) act(ctx context.Context) {
 	for ctx.Err() == nil {
 		changes := k.monitor.Changes()
 		k.quarantine()
-		k.follow()
+		again := 2 * time.Second
+		if !k.follow() {
+			again = 100 * time.Millisecond // another SigningConfig is being signed
+		}
 		select {
 		case <-ctx.Done():
 		case <-changes:
-		case <-time.After(2 * time.Second):
+		case <-time.After(again):
 		}
 	}
 }
@@ -320,8 +323,10 @@ func (k *desk) standsIn() bool {
 	return false
 }
 
-// follow makes the private log and the SigningConfig what the states ask for.
-func (k *desk) follow() {
+// follow makes the private log and the SigningConfig what the states ask for, and says whether they are, or
+// cannot be.
+func (k *desk) follow() (done bool) {
+	done = true
 	standsIn := k.standsIn()
 	if k.open.Swap(standsIn) != standsIn {
 		k.d.logger.Info("who signs is told another log", "private_log_stands_in", standsIn)
@@ -346,6 +351,7 @@ func (k *desk) follow() {
 		}
 		mode := k.d.own.Mode()
 		e.Signing, e.SigningSince = string(mode.Served), mode.Since
+		done = e.SigningProblem != "" || mode.Served == want
 	}
 	k.effects.Lock()
 	before := k.effects.OutageEffects
@@ -358,6 +364,7 @@ func (k *desk) follow() {
 		}
 		k.d.logger.Log(context.Background(), level, "the SigningConfig of our own TUF repository does not follow the states of the logs", "error", e.SigningProblem)
 	}
+	return done
 }
 
 // endFallback has signers told of the public logs again if nobody here would do so any more: "outage" or the private log
