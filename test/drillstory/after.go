@@ -16,7 +16,7 @@ func (s *story) report(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	submitted, verifiedAgain := 0, 0
+	submitted, verifiedAgain, differs := 0, 0, 0
 	for i, row := range outagestage.Rows(rows, "reconcile", "event", "done") {
 		r, err := s.Report(ctx, row.Field("id"))
 		if err != nil {
@@ -26,20 +26,22 @@ func (s *story) report(ctx context.Context) (string, error) {
 			return "", err
 		}
 		if i == 0 {
-			s.quote("understudy reconcile report", excerpt(r.Markdown, 40))
+			s.quote("understudy reconcile report", excerpt(r.Markdown, 28))
 		}
 		for _, p := range r.Document.Proposals {
 			submitted += p.Submitted
 		}
 		verifiedAgain += r.Document.Decisions.Total
-		if r.Document.Decisions.Differs > 0 {
-			return "", fmt.Errorf("report %s: a decision would not be taken again", row.Field("id"))
-		}
+		differs += r.Document.Decisions.Differs
 	}
-	if want := len(s.digests) + 1; submitted != want {
+	// The report of one log is an entry of the private log, too, which the other log may get.
+	if want := len(s.digests) + 1; submitted < want || submitted > want+2 {
 		return "", fmt.Errorf("the reports say that %d entries were submitted, want %d", submitted, want)
 	}
-	return fmt.Sprintf("a report of each log, signed, and in the private log: %d entries submitted, %d decisions verified again, none would be taken otherwise", submitted, verifiedAgain), nil
+	if differs != 1 { // the one that the exception allowed
+		return "", fmt.Errorf("%d decisions would not be taken again, want 1", differs)
+	}
+	return fmt.Sprintf("a report of each log, signed, and in the private log: %d decisions were verified again, and the one that the exception had allowed is named", verifiedAgain), nil
 }
 
 // excerpt is the beginning of a text.
@@ -70,7 +72,7 @@ func (s *story) everyday(ctx context.Context) (string, error) {
 }
 
 func (s *story) drill(ctx context.Context) (string, error) {
-	report, err := s.show(ctx, 0, outagestage.Operator, "drill", "run", "refuse", "--component", outagestage.LogV2, "--for", "10s", "--ticket", "OPS-200", "--wait")
+	report, err := s.show(ctx, 0, outagestage.Operator, "drill", "run", "refuse", "--component", outagestage.LogV2, "--for", "15s", "--ticket", "OPS-200", "--wait")
 	if err == nil && !strings.Contains(report, "passed") {
 		err = fmt.Errorf("the drill did not pass")
 	}

@@ -1,6 +1,7 @@
 package e2eoutage
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/understudy-log/understudy/test/outagestage"
+	"github.com/understudy-log/understudy/test/process"
 )
 
 // drills is what "understudy drill list --json" prints, as far as it is looked at here.
@@ -34,8 +36,8 @@ func (t *theater) drills() (d drills) {
 // TestDrills: outages are rehearsed on a daemon that is at work, and scored; the logs themselves do not
 // notice. A real outage ends a drill, and forbids the next.
 func TestDrills(t *testing.T) {
-	th := newTheater(t, 3*time.Minute, outagestage.Config{Entries: 50})
 	t.Parallel()
+	th := newTheater(t, 3*time.Minute, outagestage.Config{Entries: 50, WriteProbe: "refused", FallBack: 6 * time.Second})
 	ctx := th.ctx
 	if n := len(th.drills().Scenarios); n < 16 {
 		t.Errorf("there are %d scenarios, want 16", n)
@@ -48,10 +50,10 @@ func TestDrills(t *testing.T) {
 		_, err := run(outagestage.Operator, args...)
 		th.refused(why, err)
 	}
-	refused("NO_TICKET", "refuse", "--for", "5s")
+	refused("NO_TICKET", "refuse", "--for", "20s")
 	refused("DRILL_LENGTH", "refuse", "--for", "48h", "--ticket", "T-1")
-	refused("UNKNOWN", "no-such-thing", "--for", "5s", "--ticket", "T-1")
-	_, err := run(outagestage.Approver, "refuse", "--for", "5s", "--ticket", "T-1")
+	refused("UNKNOWN", "no-such-thing", "--for", "20s", "--ticket", "T-1")
+	_, err := run(outagestage.Approver, "refuse", "--for", "20s", "--ticket", "T-1")
 	th.refused("operate", err)
 
 	audience, err := th.NewAudience(ctx)
@@ -62,7 +64,7 @@ func TestDrills(t *testing.T) {
 		{"cdn-gone"},
 		{"fork"},
 	} {
-		report, err := run(outagestage.Operator, append(drill, "--for", "8s", "--ticket", "T-2", "--wait")...)
+		report, err := run(outagestage.Operator, append(drill, "--for", "11s", "--ticket", "T-2", "--wait")...)
 		if err != nil {
 			t.Errorf("%v: %v", drill, err)
 			continue
@@ -87,14 +89,21 @@ func TestDrills(t *testing.T) {
 		first <- err
 	}()
 	th.until(time.Now(), 20*time.Second, "fallback", "tuf")
-	refused("DRILL_RUNNING", "refuse", "--for", "5s", "--ticket", "T-4")
+	refused("DRILL_RUNNING", "refuse", "--for", "20s", "--ticket", "T-4")
 	th.Rekor1.Kill()
 	err = <-first
 	exit := new(outagestage.ExitError)
 	if !errors.As(err, &exit) || exit.Code != 1 || !strings.Contains(exit.Error(), "REAL_OUTAGE") {
 		t.Errorf("a drill during which a log died: %v", err)
 	}
-	refused("REAL_OUTAGE", "refuse", "--component", outagestage.LogV2, "--for", "5s", "--ticket", "T-5")
+	// The one that was ended still looks on until all it broke is mended.
+	th.must(process.Until(ctx, func(context.Context) error {
+		if _, err = run(outagestage.Operator, "refuse", "--component", outagestage.LogV2, "--for", "20s", "--ticket", "T-5"); err != nil && strings.Contains(err.Error(), "DRILL_RUNNING") {
+			return err
+		}
+		return nil
+	}))
+	th.refused("REAL_OUTAGE", err)
 	th.until(time.Now(), 30*time.Second, "live", "tuf")
 	th.must(th.Rekor1.Restart(ctx))
 	_, _, err = th.UntilLive(ctx, reconcileWithin)

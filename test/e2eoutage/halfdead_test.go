@@ -10,8 +10,8 @@ import (
 // TestHalfDead: the logs answer whoever reads, and let whoever writes wait for ever. That is an outage of
 // their write paths, and of nothing else.
 func TestHalfDead(t *testing.T) {
-	th := newTheater(t, 2*time.Minute, outagestage.Config{WriteProbe: "entry", Entries: 50})
 	t.Parallel()
+	th := newTheater(t, 2*time.Minute, outagestage.Config{WriteProbe: "entry", Entries: 50})
 	ctx := th.ctx
 	before := len(th.ledger())
 	audience, err := th.NewAudience(ctx)

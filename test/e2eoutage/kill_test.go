@@ -12,8 +12,8 @@ import (
 // TestKilledInOutage: the daemon is killed in the middle of an outage, and again and again while it
 // reconciles. It goes on where it was, and does nothing twice.
 func TestKilledInOutage(t *testing.T) {
-	th := newTheater(t, 2*time.Minute, outagestage.Config{WriteProbe: "refused", Entries: 50, PerSecond: 10})
 	t.Parallel()
+	th := newTheater(t, 2*time.Minute, outagestage.Config{WriteProbe: "refused", Entries: 50, PerSecond: 10})
 	ctx := th.ctx
 	th.KillLogs()
 	th.until(time.Now(), 20*time.Second, "fallback", readV1, writeV1, readV2, writeV2, "tuf")

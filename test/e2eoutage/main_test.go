@@ -54,16 +54,33 @@ func newTheater(t *testing.T, limit time.Duration, config outagestage.Config) *t
 	}
 	th := &theater{t, s, ctx}
 	t.Cleanup(func() {
-		s.Close()
 		if t.Failed() {
+			th.tellLedger()
 			t.Logf("the daemon printed, in the end:\n%s", s.Tail())
 		}
+		s.Close()
 	})
 	if _, _, err := s.UntilLive(ctx, 20*time.Second); err != nil {
 		t.Fatal(err)
 	}
+	th.must(s.Refused(ctx))
 	t.Logf("the stage was ready after %s", time.Since(started).Round(100*time.Millisecond))
 	return th
+}
+
+// tellLedger prints the rows for who has to find out what went wrong, but not decisions.
+func (t *theater) tellLedger() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), 10*time.Second)
+	defer cancel()
+	rows, err := t.Ledger(ctx)
+	if err != nil {
+		t.Logf("the ledger cannot be read: %v", err)
+	}
+	for _, row := range rows {
+		if row.Kind != "decision" {
+			t.Logf("%d %s %s %.400s", row.Seq, row.At.Format("15:04:05.000"), row.Kind, row.Body)
+		}
+	}
 }
 
 // must fails the test if something went wrong.

@@ -116,6 +116,7 @@ func TestOutage(t *testing.T) {
 	if total < wantVerified || executed < wantExecuted {
 		t.Errorf("%d verifications and %d executions, want %d and %d", total, executed, wantVerified, wantExecuted)
 	}
+	d.closed(20 * time.Second)
 	rows := th.ledger()
 	th.states(rows[before:])
 	d.after(rows)
@@ -232,11 +233,13 @@ func (t *theater) reports(rows []outagestage.Row, submitted int) {
 				t.Errorf("report %s: %+v", r.Document.ID, p)
 			}
 		}
-		if r.Document.Proofs == 0 {
+		if r.Document.Proofs == 0 && r.Document.Log != "" {
 			t.Errorf("report %s proves nothing of what was held", r.Document.ID)
 		}
 	}
-	if total != submitted || len(logs) != 2 {
+	// The report of one log is an entry of the private log, too, which the other log may get. One without a log is
+	// about what was left over.
+	if total < submitted || total > submitted+len(logs) || !logs[outagestage.LogV1] || !logs[outagestage.LogV2] {
 		t.Errorf("the reports of %v say that %d entries were submitted, want %d", logs, total, submitted)
 	}
 }

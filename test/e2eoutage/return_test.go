@@ -106,8 +106,8 @@ func (c *comesBack) untouched() {
 
 // TestComesBackForked: another instance with the same key and other entries answers in its place.
 func TestComesBackForked(t *testing.T) {
-	c, storage, size := newComesBack(t)
 	t.Parallel()
+	c, storage, size := newComesBack(t)
 	twin, err := c.TwinOfRekor2(c.ctx, t.TempDir(), storage)
 	c.must(err)
 	defer twin.Close()
@@ -125,8 +125,8 @@ func TestComesBackForked(t *testing.T) {
 
 // TestComesBackShorter: it was restored from a backup that is too old. When it has grown again it is another log.
 func TestComesBackShorter(t *testing.T) {
-	c, storage, size := newComesBack(t)
 	t.Parallel()
+	c, storage, size := newComesBack(t)
 	c.exchange(storage)
 	c.quarantined("LOST_TAIL", size, c.held)
 	_, err := c.Rekor2.Write(c.ctx, 60, nil)

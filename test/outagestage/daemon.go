@@ -47,9 +47,9 @@ type Daemon struct {
 
 // Who may do what.
 const (
-	Operator = "olga"   // operate
-	Approver = "anton"  // approve
-	Both     = "beatle" // operate and approve
+	Operator = "olga"  // operate
+	Approver = "anton" // approve
+	Both     = "berta" // operate and approve
 )
 
 const passphrase = "a horse\n"
@@ -110,7 +110,7 @@ log:
 	if _, err := folder(d.Dir, "keys"); err != nil {
 		return "", err
 	}
-	for name, text := range map[string]string{d.ConfigFile: config, filepath.Join(d.Dir, "keys", "passphrase"): passphrase, filepath.Join(d.Dir, "root.passphrase"): "another horse\n"} {
+	for name, text := range map[string]string{d.ConfigFile: config + "outage: {}\n", filepath.Join(d.Dir, "keys", "passphrase"): passphrase, filepath.Join(d.Dir, "root.passphrase"): "another horse\n"} {
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			return "", err
 		}
@@ -175,6 +175,7 @@ outage:
   write_probe: %[10]s
   identities: %[11]s
   reconcile: {requests_per_second: %[12]g, patience: %[13]s}
+  drills: {targets: {fall_back: %[20]s}}
 verification:
   max_audit: %[14]s
   policies:
@@ -183,7 +184,7 @@ verification:
   high_risk: [{identity: "*@release.understudy.test"}]
 `, s.TUF.URL, s.TUFRootFile, LogV1, s.Rekor1.URL, strings.Join(keys, ", "), LogV2, s.Rekor2.ReadURL, s.Rekor2.WriteURL()+"/api/v2", OriginV2,
 		cmp.Or(c.WriteProbe, "entry"), identities, cmp.Or(c.PerSecond, 500), cmp.Or(c.Patience, 3*time.Second), cmp.Or(c.MaxAudit, time.Hour),
-		Policy, rekor.Identity, rekor.Issuer, HighRisk, HighRiskIdentity)
+		Policy, rekor.Identity, rekor.Issuer, HighRisk, HighRiskIdentity, cmp.Or(c.FallBack, 10*time.Second))
 }
 
 // Start runs the daemon and returns once it answers.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -117,8 +118,7 @@ func (d *Daemon) openReport(envelope []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	// SPEC: DSSE v1: the signature is over PAE(type, payload).
-	digest := sha256.Sum256(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(e.PayloadType), e.PayloadType, len(e.Payload), e.Payload))
+	digest := signedDigest(e.PayloadType, e.Payload)
 	key, ok := private.(*ecdsa.PrivateKey)
 	if !ok || len(e.Signatures) != 1 || !ecdsa.VerifyASN1(&key.PublicKey, digest[:], e.Signatures[0].Sig) {
 		return nil, errors.New("the report is not signed by the key of reports")
@@ -126,16 +126,25 @@ func (d *Daemon) openReport(envelope []byte) ([]byte, error) {
 	return e.Payload, nil
 }
 
-// InPrivateLog waits until a signed report is in the private log: the hash of its payload stands in
-// an entry of the generation that speaks Rekor v2.
+// signedDigest is the digest of what the signature of a DSSE envelope is over.
+// SPEC: DSSE v1: that is PAE(type, payload).
+func signedDigest(payloadType string, payload []byte) [sha256.Size]byte {
+	return sha256.Sum256(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(payloadType), payloadType, len(payload), payload))
+}
+
+// reportType is the payload type of reports.
+const reportType = "application/vnd.understudy.report+json"
+
+// InPrivateLog waits until a signed report is in the private log: a hashedrekord of what was signed, in the
+// generation that speaks Rekor v2.
 func (d *Daemon) InPrivateLog(ctx context.Context, payload []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	digest := sha256.Sum256(payload)
+	digest := signedDigest(reportType, payload)
 	for {
 		found := false
 		err := eachEntry(ctx, d.Private2+"/api/v2", func(body []byte) {
-			found = found || bytes.Contains(body, base64Of(digest[:]))
+			found = found || digestInV2(body) == hex.EncodeToString(digest[:])
 		})
 		if found {
 			return nil

@@ -42,6 +42,7 @@ type Config struct {
 	PerSecond  float64       // of reconciliation; 0 is 500
 	Patience   time.Duration // with a log that shows less than before; 0 is 3 s
 	MaxAudit   time.Duration // of exceptions; 0 is an hour
+	FallBack   time.Duration // target of drills, which is a part of their least length; 0 is 10 s
 }
 
 // Stage is all of it. Its methods are for one caller at a time, unless they say otherwise.
@@ -123,7 +124,13 @@ func (s *Stage) hold(ctx context.Context) error {
 	if _, err := s.Command(ctx, "pin", list); err != nil {
 		return err
 	}
-	return s.UntilV1Held(ctx, s.V1)
+	if err := s.UntilV1Held(ctx, s.V1); err != nil {
+		return err
+	}
+	_, _, err := s.UntilOutage(ctx, time.Minute, "live, and signers are told so", func(st Status) bool {
+		return st.State == "live" && st.Effects.Signing == "public"
+	})
+	return err
 }
 
 // binaries builds what the stage consists of.
