@@ -169,7 +169,8 @@ func (d *drill) look(ctx context.Context) (settled bool) {
 	d.mu.Lock()
 	m := &d.measures
 	m.open, m.reconciled = open, reconciled
-	settled = ended && (!open || m.wasOpen || !d.log)
+	// Once the result stands, after an abort, what was disturbed counts alone: the rest may be away in earnest.
+	settled = ended && (d.over || !open || m.wasOpen || !d.log)
 	for _, s := range all {
 		if slices.ContainsFunc(d.parts, func(p part) bool { return p.name == s.Component }) {
 			settled = d.lookAt(s) && settled
@@ -186,7 +187,7 @@ func (d *drill) look(ctx context.Context) (settled bool) {
 	if m.wasOpen && !ended {
 		m.opened, m.closed = new(time.Duration(0)), m.closed || !open
 	}
-	if len(m.fell) > 0 && d.reconcile {
+	if len(m.fell) > 0 && d.reconcile && !d.over {
 		settled = settled && reconciled
 	}
 	if d.stage != nil {
