@@ -76,7 +76,7 @@ e2e-outage: ## the public logs hang, die, fork and come back, while real clients
 	@if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then \
 		$(GO) run ./test/tools rekor-server rekor-cli trillian-server trillian-signer trillian-createtree rekor-tiles cosign && \
 		$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy && \
-		UNDERSTUDY_E2E_OUTAGE=1 $(GO) test -count=1 -timeout 15m ./test/e2eoutage; \
+		UNDERSTUDY_E2E_OUTAGE=1 $(GO) test -count=1 -timeout 15m -parallel 3 ./test/e2eoutage; \
 	else $(call skip,there is no mariadbd (Debian: mariadb-server-core)); fi
 
 .PHONY: drill
