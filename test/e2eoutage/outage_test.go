@@ -49,6 +49,7 @@ func TestOutage(t *testing.T) {
 	th.signedIn(signer, "before", "https://"+outagestage.OriginV2)
 	th.must(th.Refused(ctx))
 	th.tells(time.Second, th.PublicURLs())
+	th.canFail(signer)
 	before := len(th.ledger())
 	d.everyday()
 	execute(20)
@@ -121,6 +122,37 @@ func TestOutage(t *testing.T) {
 	th.states(rows[before:])
 	d.after(rows)
 	th.reports(rows, wantSigned+1)
+}
+
+// canFail shows that what must not fail below would, if it were wrong.
+func (t *theater) canFail(signer *outagestage.User) {
+	t.Helper()
+	t.must(signer.Write("tampered", []byte("tampered")))
+	if signer.Verify(t.ctx, "tampered", "before.bundle") == nil {
+		t.Error("cosign verifies another artifact")
+	}
+	sigstore, err := t.Sigstore()
+	t.must(err)
+	e := t.V2[3]
+	e.Artifact = []byte("tampered")
+	if outagestage.VerifyV2(t.ctx, t.API(), sigstore, e) == nil {
+		t.Error("sigstore-go verifies another artifact")
+	}
+	log, err := outagestage.RekorClient(t.URL)
+	t.must(err)
+	key, err := t.V1Verifier()
+	t.must(err)
+	old := t.V1[3]
+	old.Artifact = []byte("tampered")
+	if outagestage.VerifyV1(t.ctx, log, key, old) == nil {
+		t.Error("Rekor's client takes the entry of another artifact")
+	}
+	if _, err := signer.RekorCLI(t.ctx, t.URL, "verify", "--uuid="+strings.Repeat("ab", 32)); err == nil {
+		t.Error("rekor-cli verifies what is in no log")
+	}
+	if outagestage.Once(map[string]int{"a": 2}, []string{"a"}) == nil || outagestage.Once(nil, []string{"a"}) == nil {
+		t.Error("what is logged twice, or not at all, is called logged once")
+	}
 }
 
 // signer is somebody who begins at our own TUF repository, with a certificate for the identity of the policy.

@@ -237,14 +237,8 @@ func (d *Daemon) Tail() string {
 	return d.process.Tail()
 }
 
-// Conn returns the gRPC connection to the running daemon.
-func (d *Daemon) Conn() *grpc.ClientConn { return d.conn }
-
 // API returns a client of the running daemon.
 func (d *Daemon) API() understudyv1.LogServiceClient { return understudyv1.NewLogServiceClient(d.conn) }
-
-// Token returns the file with somebody's token.
-func (d *Daemon) Token(who string) string { return d.tokens[who] }
 
 // ExitError is the end of a verb with another code than 0.
 type ExitError struct {
