@@ -63,7 +63,7 @@ func callDaemonAs(ctx context.Context, c *Config, token, path string, request an
 		}
 		method, body = http.MethodPost, bytes.NewReader(data)
 	}
-	r, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, body)
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+rest.OwnName+path, body)
 	if err != nil {
 		return nil, err
 	}

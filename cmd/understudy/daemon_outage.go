@@ -184,7 +184,7 @@ func (k *desk) admin() *rest.OutageConfig {
 	}
 	return &rest.OutageConfig{
 		Ledger: k.ledger, Monitor: k.monitor, Verifier: k.verifier, Reconciler: k.reconciler, Drills: k.drills, Access: k.access,
-		Effects: k.followed,
+		Now: k.clock.Now, Effects: k.followed,
 	}
 }
 
@@ -263,10 +263,7 @@ func (k *desk) drillOf(component string) string {
 	if k.drills == nil {
 		return ""
 	}
-	if a := k.drills.Active(); a != nil && slices.Contains(a.Components, component) {
-		return a.ID
-	}
-	return ""
+	return k.drills.Affects(component)
 }
 
 // anyDrill is the drill that is on; "" if none is.

@@ -278,6 +278,9 @@ func (f *follower) unreachable() {
 	}
 }
 
+// clientClosed is what rekor-tiles answers when it has taken too long for the one who asks.
+const clientClosed = 499
+
 // maxProbed bounds the answer to a probe.
 const maxProbed = 4 << 20
 
@@ -387,7 +390,7 @@ func (w *writeProbe) ask(ctx context.Context) error {
 		return nil
 	case !w.entry && (status.Code == http.StatusBadRequest || status.Code == http.StatusUnprocessableEntity):
 		return nil
-	case status.Code >= 500 || status.Code == http.StatusTooManyRequests:
+	case status.Code >= clientClosed || status.Code == http.StatusTooManyRequests:
 		return err
 	}
 	return &mirror.FormatError{Problem: fmt.Sprintf("a log answered a proposal with %d (%.80s): look at write_url, and at what stands before the log", status.Code, bytes.TrimSpace(data))}

@@ -38,7 +38,7 @@ Exit codes: 0 asked for, its number is printed; 2 refused, for the reason that i
 				return errors.New("request: --for is how long, such as 4h: no exception is without an end")
 			}
 			done, err := o.order(cmd, "/exceptions", func(dir string) any {
-				return rest.ExceptionRequest{DataDir: dir, Action: "request", Policy: args[0], Until: time.Now().Add(last), Ticket: o.ticket, Reason: reason}
+				return rest.ExceptionRequest{DataDir: dir, Action: "request", Policy: args[0], For: last.Seconds(), Ticket: o.ticket, Reason: reason}
 			})
 			if err != nil {
 				return err

@@ -195,9 +195,9 @@ Exit codes: 0 done; 2 not done, for the reason that is told, whose first word is
 			if last <= 0 {
 				return errors.New("force: --for is how long, such as 2h: what is forced ends by itself")
 			}
-			until := time.Now().Add(last)
+			until := time.Now().Add(last) // by the clock here: only for what is printed
 			if _, err := o.order(cmd, "/outage", func(dir string) any {
-				return rest.OutageRequest{DataDir: dir, Action: "force", Component: args[0], State: outage.State(args[1]), Until: until, Ticket: o.ticket, Reason: reason}
+				return rest.OutageRequest{DataDir: dir, Action: "force", Component: args[0], State: outage.State(args[1]), For: last.Seconds(), Ticket: o.ticket, Reason: reason}
 			}); err != nil {
 				return err
 			}

@@ -47,6 +47,7 @@ type evidence struct {
 	why       Cause         // of the last failure
 	ratio     tally         // of the last 30 s, since it began to recover
 	badFor    int           // in how many different seconds of these
+	drilled   bool          // a drill has disturbed it when it was last heard of
 
 	burning, calm bool // what the error budget says
 	stalled       bool // the log has not grown for too long
@@ -118,6 +119,7 @@ func (s *Settings) start(r record, reconciles bool, now instant) position {
 // observed is an answer, or that there was none.
 type observed struct {
 	good    bool
+	drilled bool // while a drill disturbs the component
 	started time.Duration
 	cause   Cause // unless good
 	ratio   tally // with this one
@@ -126,7 +128,7 @@ type observed struct {
 
 // observe notes an observation.
 func (s *Settings) observe(p position, o observed, now instant) position {
-	p.ratio, p.badFor = o.ratio, o.badFor
+	p.ratio, p.badFor, p.drilled = o.ratio, o.badFor, o.drilled
 	switch {
 	case o.good:
 		if p.good == 0 {
@@ -209,10 +211,11 @@ func (p *position) mended(now instant) bool {
 func (p *position) move(s *Settings, c Change, now instant) entry {
 	switch c.To {
 	case Fallback:
-		if !p.Recovered.IsZero() && now.mono-p.recovered < s.FlapWindow {
-			p.FlapLevel++
-		} else {
+		switch flaps := !p.Recovered.IsZero() && now.mono-p.recovered < s.FlapWindow; {
+		case !flaps:
 			p.FlapLevel = 0
+		case !p.drilled: // an upstream that is drilled does not come and go
+			p.FlapLevel++
 		}
 	case Recovering:
 		p.Recovered, p.recovered = now.stamp(), now.mono

@@ -21,6 +21,8 @@ type OutageConfig struct {
 	Verifier   *verdict.Verifier // nil: nothing is verified for others
 	Reconciler *reconcile.Reconciler
 	Drills     *drill.Runner
+	// Now is the clock by which what is forced, and exceptions, end.
+	Now func() time.Time
 	// Effects says what follows from the states now.
 	Effects func() OutageEffects
 	// Access says who may operate and approve; nil: nobody is named, so nobody may.
@@ -56,20 +58,20 @@ type OutageRequest struct {
 	Action    string       `json:"action"` // force or release
 	Component string       `json:"component"`
 	State     outage.State `json:"state,omitempty"`
-	Until     time.Time    `json:"until,omitzero"`
+	For       float64      `json:"for_seconds,omitempty"` // by the daemon's clock
 	Ticket    string       `json:"ticket"`
 	Reason    string       `json:"reason,omitempty"`
 }
 
 // ExceptionRequest is the body of POST /exceptions.
 type ExceptionRequest struct {
-	DataDir string    `json:"data_dir"`
-	Action  string    `json:"action"` // request, approve, deny or revoke
-	ID      string    `json:"id,omitempty"`
-	Policy  string    `json:"policy,omitempty"`
-	Until   time.Time `json:"until,omitzero"`
-	Ticket  string    `json:"ticket,omitempty"`
-	Reason  string    `json:"reason,omitempty"`
+	DataDir string  `json:"data_dir"`
+	Action  string  `json:"action"` // request, approve, deny or revoke
+	ID      string  `json:"id,omitempty"`
+	Policy  string  `json:"policy,omitempty"`
+	For     float64 `json:"for_seconds,omitempty"` // by the daemon's clock
+	Ticket  string  `json:"ticket,omitempty"`
+	Reason  string  `json:"reason,omitempty"`
 }
 
 // RollbackRequest is the body of POST /rollback.
@@ -207,6 +209,11 @@ func (o *OutageConfig) status() OutageStatus {
 	return s
 }
 
+// until is the end of what lasts for so many seconds.
+func (o *OutageConfig) until(seconds float64) time.Time {
+	return o.Now().Add(time.Duration(min(seconds, 1e9) * float64(time.Second)))
+}
+
 func (c AdminConfig) verifying(w http.ResponseWriter) bool {
 	if c.Outage.Verifier == nil {
 		refuse(w, http.StatusNotFound, noVerifier)
@@ -237,7 +244,7 @@ func (c AdminConfig) operate(w http.ResponseWriter, r *http.Request) {
 	}
 	switch q.Action {
 	case "force":
-		done(w, "", c.Outage.Monitor.Force(outage.Force{Component: q.Component, State: q.State, Until: q.Until, Ticket: q.Ticket, By: by, Reason: q.Reason}))
+		done(w, "", c.Outage.Monitor.Force(outage.Force{Component: q.Component, State: q.State, Until: c.Outage.until(q.For), Ticket: q.Ticket, By: by, Reason: q.Reason}))
 	case "release":
 		done(w, "", c.Outage.Monitor.Release(q.Component, q.Ticket, by))
 	default:
@@ -261,7 +268,7 @@ func (c AdminConfig) exception(w http.ResponseWriter, r *http.Request) {
 	var err error
 	switch q.Action {
 	case "request":
-		e, err = v.Request(q.Policy, q.Until, q.Ticket, by, q.Reason)
+		e, err = v.Request(q.Policy, c.Outage.until(q.For), q.Ticket, by, q.Reason)
 	case "approve":
 		e, err = v.Approve(q.ID, by)
 	case "deny":

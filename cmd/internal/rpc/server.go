@@ -84,6 +84,7 @@ func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 		grpc.ChainUnaryInterceptor(count.unary, recovery.UnaryServerInterceptor(recovered), limit.unary),
 		grpc.ChainStreamInterceptor(count.stream, recovery.StreamServerInterceptor(recovered), limit.stream),
 		grpc.StatsHandler(connections{}),
+		grpc.InTapHandle(newReceiver(receiveTime).begin),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 30 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -100,7 +101,7 @@ func NewServer(c Config, options ...grpc.ServerOption) *grpc.Server {
 		c.Tree = func(string) *storage.Tree { return nil }
 	}
 	understudyv1.RegisterArchiveServiceServer(s, &archiveService{archive: c.Archive, tree: c.Tree, logger: c.Logger})
-	understudyv1.RegisterVerificationServiceServer(s, &verificationService{verifier: c.Verifier, limit: newRateLimiter(decisionsPerSecond, decisionsBurst), logger: c.Logger})
+	understudyv1.RegisterVerificationServiceServer(s, &verificationService{verifier: c.Verifier, limit: newRateLimiter(decisionsPerSecond, decisionsBurst), denials: newRateLimiter(denialsPerSecond, denialsBurst), logger: c.Logger})
 	h := health.NewServer()
 	for _, service := range []string{understudyv1.ArchiveService_ServiceDesc.ServiceName, understudyv1.LogService_ServiceDesc.ServiceName, understudyv1.TrustService_ServiceDesc.ServiceName, understudyv1.VerificationService_ServiceDesc.ServiceName} {
 		h.SetServingStatus(service, grpc_health_v1.HealthCheckResponse_SERVING)

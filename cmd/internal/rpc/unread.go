@@ -144,4 +144,4 @@ func (connections) HandleConn(ctx context.Context, s stats.ConnStats) {
 func (connections) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
 // HandleRPC implements stats.Handler.
-func (connections) HandleRPC(context.Context, stats.RPCStats) {}
+func (connections) HandleRPC(ctx context.Context, s stats.RPCStats) { arrived(ctx, s) }

@@ -26,6 +26,9 @@ const (
 	decisionsPerSecond = 100
 	decisionsBurst     = 400
 	decisionBytes      = 64 << 10
+	// In an outage a denial is a row as well, which anybody can have. Who has had so many has to wait.
+	denialsPerSecond = 2
+	denialsBurst     = 400
 )
 
 // maxVerifyRequest bounds the bytes of one request where bundles are verified: attestations have
@@ -43,6 +46,7 @@ type verificationService struct {
 	understudyv1.UnimplementedVerificationServiceServer
 	verifier *verdict.Verifier // nil: none
 	limit    *rateLimiter
+	denials  *rateLimiter // that were written down
 	logger   *slog.Logger
 }
 
@@ -53,6 +57,10 @@ func (s *verificationService) Verify(ctx context.Context, in *understudyv1.Verif
 	}
 	if !s.limit.allow(clientOf(ctx), time.Now(), 1+len(in.GetBundle())/decisionBytes) {
 		return nil, statusOf(codes.ResourceExhausted, reasonTooManyCalls, "more than 100 decisions a second, or 6 MiB of bundles, were asked for from your address: ask more slowly", nil,
+			&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)})
+	}
+	if !s.denials.any(clientOf(ctx), time.Now()) {
+		return nil, statusOf(codes.ResourceExhausted, reasonTooManyCalls, "too much was denied to your address in this outage: ask for less that is not good, and more slowly", nil,
 			&errdetails.RetryInfo{RetryDelay: durationpb.New(time.Second)})
 	}
 	r := verdict.Request{Bundle: in.GetBundle(), Algorithm: in.GetAlgorithm(), Digest: in.GetDigest(), Policy: in.GetPolicy(), PublicKey: in.GetPublicKey()}
@@ -68,6 +76,9 @@ func (s *verificationService) Verify(ctx context.Context, in *understudyv1.Verif
 	case err != nil:
 		s.logger.Error("nothing can be decided", "error", err)
 		return nil, statusOf(codes.Internal, reasonInternal, "it could not be decided; the server's operator finds the details in its log", nil)
+	}
+	if !d.Allow && d.Seq > 0 {
+		s.denials.allow(clientOf(ctx), time.Now(), 1)
 	}
 	return answerOf(d), nil
 }
@@ -121,7 +132,18 @@ func newRateLimiter(perSecond rate.Limit, burst int) *rateLimiter {
 func (l *rateLimiter) allow(client netip.Prefix, now time.Time, n int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// It forgets those whose burst is whole again: they are as good as new. That takes 4 seconds.
+	return l.bucketLocked(client, now).AllowN(now, n)
+}
+
+// any says whether a client has anything left.
+func (l *rateLimiter) any(client netip.Prefix, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bucketLocked(client, now).TokensAt(now) >= 1
+}
+
+func (l *rateLimiter) bucketLocked(client netip.Prefix, now time.Time) *rate.Limiter {
+	// It forgets those whose burst is whole again: they are as good as new.
 	if gone := now.Sub(l.swept); gone < 0 || gone > time.Minute {
 		for client, bucket := range l.clients {
 			if bucket.TokensAt(now) >= float64(l.burst) {
@@ -135,5 +157,5 @@ func (l *rateLimiter) allow(client netip.Prefix, now time.Time, n int) bool {
 		bucket = rate.NewLimiter(l.perSecond, l.burst)
 		l.clients[client] = bucket
 	}
-	return bucket.AllowN(now, n)
+	return bucket
 }

@@ -201,3 +201,34 @@ func TestVerificationAnswer(t *testing.T) {
 		t.Errorf("%v", out)
 	}
 }
+
+// Denials are rows in an outage: who has had many waits, and others do not.
+func TestVerificationDenials(t *testing.T) {
+	l := newRateLimiter(denialsPerSecond, 3)
+	a, b, now := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32"), time.Unix(1e9, 0)
+	for range 3 {
+		if !l.any(a, now) {
+			t.Fatal("refused early")
+		}
+		l.allow(a, now, 1)
+	}
+	if l.any(a, now) || !l.any(b, now) || !l.any(a, now.Add(time.Second)) {
+		t.Error("the limit of denials does not hold, or never ends")
+	}
+	empty := func() root.TrustedMaterial { return &root.BaseTrustedMaterial{} }
+	for _, state := range []outage.State{outage.Live, outage.Fallback} {
+		api := understudyv1.NewVerificationServiceClient(dialVerifier(t, newVerifier(t, empty, state)))
+		refused := false
+		for began := time.Now(); !refused && time.Since(began) < 4*time.Second; {
+			_, err := api.Verify(t.Context(), &understudyv1.VerifyRequest{Bundle: []byte("{}"), Algorithm: "sha256", Digest: make([]byte, 32)})
+			if status.Code(err) == codes.ResourceExhausted && strings.Contains(status.Convert(err).Message(), "denied") {
+				refused = true
+			} else if err != nil {
+				time.Sleep(20 * time.Millisecond) // the limit of all decisions
+			}
+		}
+		if refused != (state == outage.Fallback) {
+			t.Errorf("%s: refused %v", state, refused)
+		}
+	}
+}
