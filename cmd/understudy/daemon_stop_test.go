@@ -31,6 +31,7 @@ func TestStopsInOutage(t *testing.T) {
 		stop = s.serve()
 	}
 	s.await(20*time.Second, outage.Live, both...)
+	time.Sleep(2 * time.Second) // live is what it is called before anybody has looked, and drills run a moment after the port is open
 	s.wantOrder("otto", "", "drill", "run", "hang", "--for", "50s", "--ticket", "T-1")
 	s.await(10*time.Second, outage.Fallback, both...)
 	s.propose("v2", "in the drill")
