@@ -48,6 +48,7 @@ type daemon struct {
 	archive *archive.Archive // nil if no evidence packs are made
 
 	desk        *desk  // where outages are dealt with; nil if none are looked for
+	deskLost    string // why there is none, though the configuration has one
 	grpcAddress string // of our own gRPC API, once it is served
 
 	private []*privateLog   // the generations of the private log; none if there is no such log
@@ -293,7 +294,7 @@ func (d *daemon) run(ctx context.Context, l *listeners) error {
 		return rest.Serve(ctx, l.http, h, time.Minute, d.logger)
 	})
 	group.Go(func() error {
-		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Private: d.privateLog, Outage: d.desk.admin(), Gatherer: d.registry, Logger: d.logger})
+		h := rest.NewAdmin(rest.AdminConfig{Status: d.status, Backup: d.db.Backup, Pin: d.pin, Archive: d.archive, Private: d.privateLog, Outage: d.desk.admin(), OutageLost: d.deskLost, Gatherer: d.registry, Logger: d.logger})
 		return rest.Serve(ctx, l.admin, h, 0, d.logger)
 	})
 	group.Go(func() error {

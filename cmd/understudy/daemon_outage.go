@@ -64,7 +64,14 @@ func (d *daemon) beginOutage() (err error) {
 	if k.clock, err = ledger.NewClock(d.db, nil); err != nil {
 		return err
 	}
-	if k.ledger, err = ledger.Open(d.db, k.clock.Now); err != nil {
+	k.ledger, err = ledger.Open(d.db, k.clock.Now)
+	if damage, ok := errors.AsType[*ledger.DamageError](err); ok {
+		// What was recorded cannot be gone on with, and what is held can still be proven.
+		d.deskLost = damage.Error()
+		d.logger.Error("states of upstreams are not kept, nothing is verified for others, and no drill is held until the next start with a good ledger; all else goes on", "error", damage)
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	if d.config.TUF != nil {
@@ -312,12 +319,18 @@ func (k *desk) quarantine() {
 func (k *desk) standsIn() bool {
 	for _, s := range k.monitor.Status() {
 		switch {
-		case s.State == outage.Quarantined && (s.Kind == "read" || s.Kind == "write"),
+		case s.State == outage.Quarantined && k.takesEntries(s.Component),
 			s.Kind == "write" && (s.State == outage.Fallback || s.State == outage.Recovering):
 			return true
 		}
 	}
 	return false
+}
+
+// takesEntries says whether a component belongs to a log that signers use.
+func (k *desk) takesEntries(component string) bool {
+	f := k.followerOf(component)
+	return f != nil && f.config.writeURL() != ""
 }
 
 // follow makes the private log and the SigningConfig what the states ask for, and says whether they are, or
@@ -385,8 +398,11 @@ func (d *daemon) takesEntries() bool {
 
 // gate says whether the private log takes entries.
 func (d *daemon) gate() func() bool {
-	if d.config.Private == nil || d.config.Private.Mode != modeFallback || d.desk == nil {
+	switch {
+	case d.config.Private == nil || d.config.Private.Mode != modeFallback:
 		return nil
+	case d.desk == nil: // nobody knows whether it is needed
+		return func() bool { return false }
 	}
 	return d.desk.open.Load
 }

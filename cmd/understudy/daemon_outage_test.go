@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,7 +17,9 @@ import (
 	"time"
 
 	"github.com/understudy-log/understudy/cmd/internal/rest"
+	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/outage"
+	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/test/logstage"
 )
 
@@ -244,4 +248,48 @@ func TestOutageDay(t *testing.T) {
 		t.Errorf("%d %s %s", code, out, text)
 	}
 	t.Log(out)
+}
+
+// TestOutageLedgerDamaged: a ledger that was changed on the disk takes what rests on it, and nothing else.
+func TestOutageLedgerDamaged(t *testing.T) {
+	s := newOutageStage(t)
+	s.write()
+	if code, _, text := s.with("log", "create"); code != 0 {
+		t.Fatal(text)
+	}
+	stop := s.serve()
+	s.await(20*time.Second, outage.Live, "small/read")
+	s.wantOrder("otto", "", "outage", "force", "small/write", "fallback", "--for", "1h", "--ticket", "T-1")
+	stop()
+	c, err := loadConfig("c.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := c.openHeld(storage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := fmt.Sprintf("ledger %020d", 1)
+	row, err := db.Record(name)
+	if err != nil || row == nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(db.PutRecord(name, bytes.Replace(row, []byte(`"kind":"`), []byte(`"kind":"x`), 1)), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s.serve()
+	if code, _, text := s.with("outage", "status"); code != 2 || !strings.Contains(text, "restore a backup") {
+		t.Errorf("status: %d %s", code, text)
+	}
+	if code, text := s.ask("POST", s.v2, "/api/v2/log/entries", logstage.RequestV2JSON("a")); code != http.StatusServiceUnavailable || !strings.Contains(text, "NOT_IN_FALLBACK") {
+		t.Errorf("it takes entries, and nobody knows whether it should: %d %s", code, text)
+	}
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		if code, _ := s.ask("GET", s.http, "/"+mirror.OriginHash("log.example")+"/checkpoint", nil); code == http.StatusOK {
+			break
+		}
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("what is held is not served any more")
+		}
+	}
 }

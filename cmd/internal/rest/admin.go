@@ -39,6 +39,8 @@ type AdminConfig struct {
 	Private func(name string) *log.Log
 	// Outage is the operator's part about outages; nil: none are looked for.
 	Outage *OutageConfig
+	// OutageLost is why none are looked for, though the configuration asks for that.
+	OutageLost string
 	Logger *slog.Logger
 }
 

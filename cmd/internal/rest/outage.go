@@ -146,7 +146,7 @@ func (c AdminConfig) outage(mux *http.ServeMux) {
 	get := func(path string, h func(w http.ResponseWriter, r *http.Request)) {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 			if c.Outage == nil {
-				refuse(w, http.StatusNotFound, noOutage)
+				c.refuseOutage(w)
 				return
 			}
 			h(w, r)
@@ -156,7 +156,7 @@ func (c AdminConfig) outage(mux *http.ServeMux) {
 		mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case c.Outage == nil:
-				refuse(w, http.StatusNotFound, noOutage)
+				c.refuseOutage(w)
 			case c.Outage.Access == nil:
 				refuse(w, http.StatusForbidden, noOperators)
 			default:
@@ -194,6 +194,14 @@ func (c AdminConfig) outage(mux *http.ServeMux) {
 	})
 	get("/drills/report", c.drillReport)
 	post("/drills", c.drill)
+}
+
+func (c AdminConfig) refuseOutage(w http.ResponseWriter) {
+	if c.OutageLost != "" {
+		refuse(w, http.StatusServiceUnavailable, c.OutageLost)
+		return
+	}
+	refuse(w, http.StatusNotFound, noOutage)
 }
 
 func (o *OutageConfig) status() OutageStatus {
