@@ -248,19 +248,19 @@ func (r *Reconciler) notDone(d *Document) []string {
 	case r.cfg.Again == nil:
 		say("Decisions were not verified again: there is no verifier.")
 	case d.Decisions.Left > 0:
-		say("%d decisions are not reconciled: they rest on logs that are not back, or were taken meanwhile.", d.Decisions.Left)
+		say("Decisions that are not reconciled: %d. They rest on logs that are not back, or were taken meanwhile.", d.Decisions.Left)
 	}
 	if n := d.Decisions.Changed; n > 0 {
 		say("%d of them rest on entries that upstream gives otherwise now: look at what was deployed by them.", n)
 	}
 	if d.Decisions.Differs > 0 {
-		say("%d decisions would not be taken again. Nothing was undone: look at what was deployed by them.", d.Decisions.Differs)
+		say("Decisions that would not be taken again: %d. Nothing was undone: look at what was deployed by them.", d.Decisions.Differs)
 	}
 	if d.Decisions.NotKept > 0 {
-		say("%d decisions could not be verified again, because what they were about is not kept.", d.Decisions.NotKept)
+		say("Decisions that could not be verified again: %d. What they were about is not kept.", d.Decisions.NotKept)
 	}
 	if n := d.Decisions.Total - d.Decisions.Asked; n > 0 {
-		say("For %d decisions upstream was not asked for an entry: they name none of a public log, or upstream cannot be asked.", n)
+		say("Decisions whose entry upstream was not asked for: %d. They name none of a public log, or upstream cannot be asked.", n)
 	}
 	for i := range r.cfg.Privates {
 		p := &r.cfg.Privates[i]
@@ -273,19 +273,19 @@ func (r *Reconciler) notDone(d *Document) []string {
 	}
 	for _, p := range d.Proposals {
 		if n := p.Refused; n > 0 {
-			say("%d entries of the private log %s were refused by the public log, and will not be tried again.", n, p.Private)
+			say("Entries of the private log %s that the public log refused: %d. They will not be tried again.", p.Private, n)
 		}
 		if n := p.NotKept; n > 0 {
-			say("%d entries of the private log %s could not be submitted: their proposals were not kept, or their time is over.", n, p.Private)
+			say("Entries of the private log %s without a proposal: %d. It was not kept, or its time is over.", p.Private, n)
 		}
 		if n := p.Unreadable; n > 0 {
-			say("%d entries of the private log %s could not be submitted, because their proposals cannot be read: if the key of proposals was replaced, bring it back. They are tried again the next time.", n, p.Private)
+			say("Entries of the private log %s whose proposals cannot be read: %d. If the key of proposals was replaced, bring it back. They are tried again the next time.", p.Private, n)
 		}
 		if n := p.Failed; n > 0 {
-			say("%d entries of the private log %s failed again and again, while others did not. They are tried again the next time.", n, p.Private)
+			say("Entries of the private log %s that failed again and again, while others did not: %d. They are tried again the next time.", p.Private, n)
 		}
 		if n := p.Left; n > 0 {
-			say("%d entries of the private log %s were not looked at: they were logged meanwhile, or the log is quarantined.", n, p.Private)
+			say("Entries of the private log %s that were not looked at: %d. They were logged meanwhile, or the log is quarantined.", p.Private, n)
 		}
 		if n := p.Late; n > 0 {
 			say("%d proofs of the public log stay beside their bundles of the private log %s: added to them, they would make them invalid.", n, p.Private)
