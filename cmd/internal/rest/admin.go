@@ -41,7 +41,7 @@ type AdminConfig struct {
 	Outage *OutageConfig
 	// OutageLost is why none are looked for, though the configuration asks for that.
 	OutageLost string
-	Logger *slog.Logger
+	Logger     *slog.Logger
 }
 
 // Status is what /status answers and "understudy status --json" prints.
