@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"slices"
@@ -368,11 +367,11 @@ func (k *desk) follow() (done bool) {
 	k.effects.OutageEffects = e
 	k.effects.Unlock()
 	if e.SigningProblem != "" && e.SigningProblem != before.SigningProblem {
-		level := slog.LevelError
+		tell := k.d.logger.Error
 		if waits {
-			level = slog.LevelInfo
+			tell = k.d.logger.Info
 		}
-		k.d.logger.Log(context.Background(), level, "the SigningConfig of our own TUF repository does not follow the states of the logs", "error", e.SigningProblem)
+		tell("the SigningConfig of our own TUF repository does not follow the states of the logs", "error", e.SigningProblem)
 	}
 	return done
 }

@@ -2,11 +2,9 @@ package outage
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 
 	"github.com/understudy-log/understudy/mirror/ledger"
 	"github.com/understudy-log/understudy/storage"
@@ -121,11 +119,11 @@ func (m *Monitor) tell(e entry, row ledger.Row) {
 		return
 	}
 	c.At, c.Seq = row.At, row.Seq
-	level := slog.LevelInfo
+	tell := m.cfg.Logger.Info
 	if c.To.badness() > c.From.badness() {
-		level = slog.LevelWarn
+		tell = m.cfg.Logger.Warn
 	}
-	m.cfg.Logger.Log(context.Background(), level, "outage: state changed", "component", c.Component, "from", c.From, "to", c.To,
+	tell("outage: state changed", "component", c.Component, "from", c.From, "to", c.To,
 		"code", c.Cause.Code, "cause", c.Cause.Text, "forced", c.Forced, "hidden", c.Hidden, "drill", c.Drill, "row", row.Seq)
 	if c.Hidden {
 		return

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -68,7 +69,18 @@ func (s *story) everyday(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return "cosign signs in the public log, the private log takes nothing; what was signed before, during and after verifies", nil
+	// For those who do not know the private log, what was signed there gets the public log's entry.
+	if s.signer.VerifyUnder(ctx, s.TrustedRootFile, "during", "during.bundle") == nil {
+		return "", errors.New("a verifier that does not know the private log believes it")
+	}
+	s.tell("$ understudy bundle publish during.bundle -o published.bundle --replace")
+	if _, err := s.Command(ctx, "bundle", "publish", s.signer.File("during.bundle"), "-o", s.signer.File("published.bundle"), "--replace"); err != nil {
+		return "", err
+	}
+	if err := s.signer.VerifyUnder(ctx, s.TrustedRootFile, "during", "published.bundle"); err != nil {
+		return "", err
+	}
+	return "cosign signs in the public log, the private log takes nothing; what was signed before, during and after verifies, with the public log's entry also for those who do not know ours", nil
 }
 
 func (s *story) drill(ctx context.Context) (string, error) {

@@ -123,6 +123,12 @@ func (u *User) Verify(ctx context.Context, artifact, bundle string) error {
 	return err
 }
 
+// VerifyUnder has cosign verify a bundle of rekor.Identity by a TrustedRoot.
+func (u *User) VerifyUnder(ctx context.Context, trustedRoot, artifact, bundle string) error {
+	_, err := u.Run(ctx, "cosign", append([]string{"verify-blob", "--trusted-root=" + trustedRoot, "--bundle=" + bundle, artifact}, identified...)...)
+	return err
+}
+
 // VerifyLegacy has cosign verify a signature that has no bundle: it asks a Rekor v1 whose key is in logKey.
 func (u *User) VerifyLegacy(ctx context.Context, url, logKey, artifact, signature, key string) error {
 	// With this variable cosign has no TrustedRoot, which it does not need here.
