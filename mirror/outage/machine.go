@@ -47,7 +47,8 @@ type evidence struct {
 	why       Cause         // of the last failure
 	ratio     tally         // of the last 30 s, since it began to recover
 	badFor    int           // in how many different seconds of these
-	drilled   bool          // a drill has disturbed it when it was last heard of
+	drill     string        // that disturbed it when it was last heard of; "" is none
+	fellIn    string        // the drill of its last fallback
 
 	burning, calm bool // what the error budget says
 	stalled       bool // the log has not grown for too long
@@ -119,7 +120,7 @@ func (s *Settings) start(r record, reconciles bool, now instant) position {
 // observed is an answer, or that there was none.
 type observed struct {
 	good    bool
-	drilled bool // while a drill disturbs the component
+	drill   string // that disturbs the component
 	started time.Duration
 	cause   Cause // unless good
 	ratio   tally // with this one
@@ -128,7 +129,7 @@ type observed struct {
 
 // observe notes an observation.
 func (s *Settings) observe(p position, o observed, now instant) position {
-	p.ratio, p.badFor, p.drilled = o.ratio, o.badFor, o.drilled
+	p.ratio, p.badFor, p.drill = o.ratio, o.badFor, o.drill
 	switch {
 	case o.good:
 		if p.good == 0 {
@@ -211,12 +212,13 @@ func (p *position) mended(now instant) bool {
 func (p *position) move(s *Settings, c Change, now instant) entry {
 	switch c.To {
 	case Fallback:
-		switch flaps := !p.Recovered.IsZero() && now.mono-p.recovered < s.FlapWindow; {
-		case !flaps:
-			p.FlapLevel = 0
-		case !p.drilled: // an upstream that is drilled does not come and go
+		// What one drill rehearsed is no flapping of the next one, or of the upstream.
+		if !p.Recovered.IsZero() && now.mono-p.recovered < s.FlapWindow && p.drill == p.fellIn {
 			p.FlapLevel++
+		} else {
+			p.FlapLevel = 0
 		}
+		p.fellIn = p.drill
 	case Recovering:
 		p.Recovered, p.recovered = now.stamp(), now.mono
 		p.good, p.bad, p.ratio, p.badFor = 0, 0, tally{}, 0

@@ -379,3 +379,34 @@ func TestSettings(t *testing.T) {
 		t.Errorf("defaults: %+v", s)
 	}
 }
+
+// TestDrillsAreNoFlaps: a component that falls back in one drill after the other, or soon after one, does not flap; one
+// that comes and goes within a drill, or without one, does.
+func TestDrillsAreNoFlaps(t *testing.T) {
+	s, err := Settings{}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		drills []string // of each fallback
+		want   []int    // flap level after it
+	}{
+		{[]string{"", "", ""}, []int{0, 1, 2}},
+		{[]string{"a", "b", "c"}, []int{0, 0, 0}},
+		{[]string{"a", "a", "a"}, []int{0, 1, 2}},
+		{[]string{"a", "a", "", ""}, []int{0, 1, 0, 1}},
+		{[]string{"", "a", ""}, []int{0, 0, 0}},
+	} {
+		p := s.start(record{State: Live}, true, instant{wall: time.Unix(1e9, 0)})
+		for i, drill := range c.drills {
+			now := instant{wall: time.Unix(1e9+int64(i)*60, 0), mono: time.Duration(i+1) * time.Minute}
+			p = s.observe(p, observed{drill: drill, started: now.mono}, now)
+			p.move(&s, Change{To: Fallback}, now)
+			if p.FlapLevel != c.want[i] {
+				t.Errorf("%q: level %d after fallback %d, want %d", c.drills, p.FlapLevel, i, c.want[i])
+			}
+			p.move(&s, Change{To: Recovering}, now)
+			p.move(&s, Change{To: Live}, now)
+		}
+	}
+}

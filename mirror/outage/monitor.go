@@ -251,15 +251,18 @@ func (m *Monitor) Observe(name string, o Observation) {
 func (m *Monitor) observeLocked(c *component, err error, took time.Duration, probe bool, now instant) {
 	// A log answers who writes when a checkpoint has the entry, which takes seconds.
 	slow := probe && err == nil && took > m.settings.Slow && c.Kind != "write"
-	drilled := m.cfg.Drill != nil && m.cfg.Drill(c.Name) != ""
-	if !drilled { // what is rehearsed is no error of the upstream's, which has a budget for its own
+	drill := ""
+	if m.cfg.Drill != nil {
+		drill = m.cfg.Drill(c.Name)
+	}
+	if drill == "" { // what is rehearsed is no error of the upstream's, which has a budget for its own
 		c.burned.add(now.mono, err != nil || slow)
 		c.since.add(now.mono, err != nil || slow)
 	}
 	c.recent.add(now.mono, err != nil)
 	m.cfg.Metrics.observed(c.Name, err == nil && !slow)
 	c.probes.wait(now.mono + retryAfter(err))
-	o := observed{good: err == nil, drilled: drilled, started: now.mono - took}
+	o := observed{good: err == nil, drill: drill, started: now.mono - took}
 	if err == nil {
 		c.lastGood = now.stamp()
 	} else {

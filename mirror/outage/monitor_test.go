@@ -444,3 +444,25 @@ func TestWorst(t *testing.T) {
 		}
 	})
 }
+
+// TestDrillsSpendNoBudget: what a drill breaks is in no burn rate, and what is broken after it is.
+func TestDrillsSpendNoBudget(t *testing.T) {
+	bubble.Run(t, func(t *testing.T) {
+		var drill atomic.Pointer[string]
+		none, one := "", "drill-1"
+		drill.Store(&one)
+		u := &upstream{latency: time.Millisecond}
+		s := newStage(t, vfs.NewMem(), Config{Components: read(u), Drill: func(string) string { return *drill.Load() }}).run()
+		u.set("refuse")
+		s.until(rekorRead, Fallback, 10*time.Second)
+		time.Sleep(5 * time.Minute)
+		if rates := s.m.Status()[0].BurnRates; rates["5m"] != 0 || rates["6h"] != 0 {
+			t.Errorf("a drill has the burn rates %v", rates)
+		}
+		drill.Store(&none)
+		time.Sleep(5 * time.Minute)
+		if rates := s.m.Status()[0].BurnRates; rates["5m"] < 100 {
+			t.Errorf("an outage has the burn rates %v", rates)
+		}
+	})
+}
