@@ -60,6 +60,24 @@ func (s *Service) Probe(ctx context.Context) error {
 // nobody else would ever have a turn.
 const maxDebt = 5 * time.Second
 
+// looked reads log info.
+func (s *Service) looked(ctx context.Context) ([]shardInfo, error) {
+	limited, cancel := context.WithTimeout(ctx, pollTime)
+	defer cancel()
+	infos, err := s.list(limited, s.polls)
+	if ctx.Err() == nil && limited.Err() != nil && err != nil {
+		err = fmt.Errorf("no whole answer within %s: %w", pollTime, context.DeadlineExceeded)
+		s.answered(false)
+	}
+	return infos, err
+}
+
+// Poll has Run look at log info now, and not when that is due: upstream is back.
+func (s *Service) Poll() { ask(s.due) }
+
+// Unreachable tells that upstream does not answer, as somebody else has found out.
+func (s *Service) Unreachable() { s.answered(false) }
+
 // probe sends one request, beyond the budget if that is used up; what comes after it waits for longer then.
 func (f *fetcher) probe(ctx context.Context, kind, path string, limit int64) ([]byte, error) {
 	if r := f.budget.Reserve(); r.Delay() > maxDebt {

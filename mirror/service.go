@@ -339,24 +339,6 @@ func (s *Service) follow(ctx context.Context, group *errgroup.Group) error {
 	return nil
 }
 
-// looked reads log info.
-func (s *Service) looked(ctx context.Context) ([]shardInfo, error) {
-	limited, cancel := context.WithTimeout(ctx, pollTime)
-	defer cancel()
-	infos, err := s.list(limited, s.polls)
-	if ctx.Err() == nil && limited.Err() != nil && err != nil {
-		err = fmt.Errorf("no whole answer within %s: %w", pollTime, context.DeadlineExceeded)
-		s.answered(false)
-	}
-	return infos, err
-}
-
-// Poll has Run look at log info now, and not when that is due: upstream is back.
-func (s *Service) Poll() { ask(s.due) }
-
-// Unreachable tells that upstream does not answer, as somebody else has found out.
-func (s *Service) Unreachable() { s.answered(false) }
-
 // poll judges the checkpoint of every shard. What is wrong with one does not hold up the
 // others.
 func (s *Service) poll(ctx context.Context, infos []shardInfo) (failures error) {
