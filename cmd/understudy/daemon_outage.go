@@ -47,6 +47,7 @@ type desk struct {
 
 	watched sync.Map // components (outage.Component) by name
 
+	heard   atomic.Bool // of every upstream, since the start
 	open    atomic.Bool // the private log stands in for a public one
 	effects struct {
 		sync.Mutex

@@ -41,6 +41,15 @@ func TestSuccessorIsReconciled(t *testing.T) {
 	if d.desk.monitor.State(next+"/read") != outage.Live || d.desk.monitor.State(next+"/write") != outage.Live {
 		t.Errorf("states %+v", d.desk.monitor.Status())
 	}
+	if state := d.desk.deciding(); state != outage.Degraded {
+		t.Errorf("decisions are taken as %s, and nothing was heard of the logs", state)
+	}
+	for _, s := range d.desk.monitor.Status() {
+		d.desk.monitor.Observe(s.Component, outage.Observation{Started: time.Now()})
+	}
+	if state := d.desk.deciding(); state != outage.Live {
+		t.Errorf("decisions are taken as %s, and everything has answered", state)
+	}
 	if err := d.desk.reconciler.Now(t.Context(), next); !errors.Is(err, reconcile.ErrStopped) {
 		t.Errorf("the reconciler says of it: %v", err)
 	}

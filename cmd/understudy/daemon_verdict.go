@@ -32,7 +32,7 @@ func (k *desk) openVerifier() error {
 	cfg := verdict.Config{
 		DB: k.d.db, Ledger: k.ledger, Now: k.clock.Now, MaxAudit: time.Duration(v.MaxAudit), Held: k.held,
 		Material: func() root.TrustedMaterial { return k.material(own) },
-		State:    k.monitor.Worst, Drill: k.anyDrill, Logger: k.d.logger, Metrics: verdict.NewMetrics(k.d.registry),
+		State:    k.deciding, Drill: k.anyDrill, Logger: k.d.logger, Metrics: verdict.NewMetrics(k.d.registry),
 	}
 	for i, p := range v.Policies {
 		policy := verdict.Policy{Name: p.Name}
@@ -83,6 +83,22 @@ func (k *desk) material(own root.TrustedMaterialCollection) root.TrustedMaterial
 		return nil
 	}
 	return own
+}
+
+// deciding is the state that decisions are taken in: the worst one, and degraded as long as something was not heard
+// of since the start. Until then nobody knows that it is live, and what is decided goes into the ledger.
+func (k *desk) deciding() outage.State {
+	worst := k.monitor.Worst()
+	if worst != outage.Live || k.heard.Load() {
+		return worst
+	}
+	for _, s := range k.monitor.Status() {
+		if c, ok := k.watched.Load(s.Component); ok && c.(outage.Component).Probe != nil && s.LastGood.IsZero() {
+			return outage.Degraded
+		}
+	}
+	k.heard.Store(true)
+	return worst
 }
 
 // ownMaterial is the trust material of the private log.
