@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestKeysAreInAService: all four keys of our own repository are in a key management service, by
+// TestKeysAreInAService: all five keys of our own repository are in a key management service, by
 // sigstore's signature library. When it cannot be reached, what was signed is served.
 func TestKeysAreInAService(t *testing.T) {
 	w := newWorld(t)
@@ -21,7 +21,7 @@ func TestKeysAreInAService(t *testing.T) {
 	t.Setenv("PATH", service+":"+path)
 	t.Setenv("SHELF", t.TempDir())
 	w.status("timestamp version 1, expires in")
-	w.understudy("trust", "init", w.trust(), "--root-key", "shelf://root", "--targets-key", "shelf://targets", "--snapshot-key", "shelf://snapshot", "--timestamp-key", "shelf://timestamp")
+	w.understudy("trust", "init", w.trust(), "--root-key", "shelf://root", "--targets-key", "shelf://targets", "--snapshot-key", "shelf://snapshot", "--timestamp-key", "shelf://timestamp", "--signing-key", "shelf://signing")
 	if keys, err := filepath.Glob(w.trust() + "/keys/*.pem"); err != nil || len(keys) > 0 {
 		t.Errorf("keys are in files: %q, %v", keys, err)
 	}
