@@ -41,7 +41,8 @@ e2e-v1: ## real clients of Rekor v1 against a real Rekor v1, and a mirror alone 
 	@if command -v mariadbd >/dev/null || [ -x /usr/sbin/mariadbd ]; then \
 		$(GO) run ./test/tools rekor-server rekor-cli trillian-server trillian-signer trillian-createtree cosign && \
 		$(GO) build -buildvcs=false -o $(BIN)/understudy ./cmd/understudy && \
-		UNDERSTUDY_E2E_V1=1 $(GO) test -count=1 -timeout 15m ./test/e2ev1; \
+		UNDERSTUDY_E2E_V1=1 $(GO) test -count=1 -timeout 15m ./test/e2ev1 && \
+		UNDERSTUDY_E2E_V1=1 $(GO) test -count=1 -timeout 5m -run TestRealV1 ./mirror/reconcile; \
 	else $(call skip,there is no mariadbd (Debian: mariadb-server-core)); fi
 
 .PHONY: e2e-trust
