@@ -422,6 +422,7 @@ func TestSuspectedByTraffic(t *testing.T) {
 			time.Sleep(10 * time.Millisecond)
 		}
 		n, last := asked()
+		time.Sleep(5 * time.Millisecond) // it has been answered: what fails after that is suspicious
 		s.m.Observe(rekorRead, Observation{Took: time.Millisecond, Err: errRefused})
 		time.Sleep(time.Until(last.Add(time.Second)))
 		if now, _ := asked(); now != n+1 {
