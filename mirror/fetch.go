@@ -56,7 +56,7 @@ func (e *StatusError) Error() string {
 
 // NewStatusError is the error of an answer.
 func NewStatusError(r *http.Response) *StatusError {
-	return &StatusError{Code: r.StatusCode, After: parseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
+	return &StatusError{Code: r.StatusCode, After: ParseRetryAfter(r.Header.Get("Retry-After"), time.Now())}
 }
 
 // StatusCode is the HTTP status.
@@ -319,8 +319,9 @@ func unreachable(err error) error {
 	return err
 }
 
-// parseRetryAfter reads the header of RFC 9110, section 10.2.3: seconds or a date.
-func parseRetryAfter(v string, now time.Time) time.Duration {
+// ParseRetryAfter reads the header of RFC 9110, section 10.2.3: seconds or a date. More than an hour is taken for a
+// mistake, and is an hour.
+func ParseRetryAfter(v string, now time.Time) time.Duration {
 	after := time.Duration(0)
 	if s, err := strconv.Atoi(v); err == nil {
 		after = time.Duration(min(max(s, 0), int(maxRetryAfter/time.Second))) * time.Second

@@ -135,17 +135,7 @@ func (k *desk) upstream(f *follower) reconcile.Upstream {
 		},
 	}
 	if f.service != nil {
-		u.Recheck = func(ctx context.Context, origin string, index uint64) error {
-			err := f.service.Recheck(ctx, origin, index)
-			if changed, ok := errors.AsType[*mirror.ChangedError](err); ok {
-				theirs := ""
-				if changed.Body != nil {
-					theirs = changed.Theirs.String()
-				}
-				return &reconcile.ChangedError{Origin: changed.Origin, Index: changed.Index, Held: changed.Held.String(), Theirs: theirs, Answer: changed.Body}
-			}
-			return err
-		}
+		u.Recheck = f.service.Recheck
 	}
 	return u
 }

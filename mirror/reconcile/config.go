@@ -44,7 +44,7 @@ type Upstream struct {
 	// named, with a sentence about it. Nil: it cannot.
 	Differs func(ctx context.Context, origin string) (index uint64, text string, ok bool)
 	// Recheck asks upstream for an entry that a decision rested on and compares it with what is held. A
-	// *ChangedError says that they differ; another error that it is not known. Nil: upstream cannot be
+	// *mirror.ChangedError says that they differ; another error that it is not known. Nil: upstream cannot be
 	// asked for entries.
 	Recheck func(ctx context.Context, origin string, index uint64) error
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/ledger"
 	"github.com/understudy-log/understudy/mirror/outage"
 )
@@ -172,12 +173,12 @@ func (r *Reconciler) mine(x *run) func(decision) bool {
 type again struct {
 	mu      sync.Mutex // guards the fields below
 	known   map[uint64]verifiedAgain
-	changed map[uint64]*ChangedError // upstream gives another entry than these rest on
+	changed map[uint64]*mirror.ChangedError // upstream gives another entry than these rest on
 }
 
 // decide verifies decisions again, in batches, until none is left.
 func (r *Reconciler) decide(ctx context.Context, x *run) error {
-	a := &again{known: map[uint64]verifiedAgain{}, changed: map[uint64]*ChangedError{}}
+	a := &again{known: map[uint64]verifiedAgain{}, changed: map[uint64]*mirror.ChangedError{}}
 	for r.cfg.Again != nil {
 		if err := r.follow(); err != nil {
 			return err
@@ -225,7 +226,7 @@ func (r *Reconciler) verifyAgain(ctx context.Context, some []decision, a *again)
 			d, err := r.verifyOne(ctx, one)
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			if changed, ok := errors.AsType[*ChangedError](err); ok {
+			if changed, ok := errors.AsType[*mirror.ChangedError](err); ok {
 				a.changed[one.seq] = changed
 				return nil
 			}
@@ -258,9 +259,6 @@ func (r *Reconciler) verifyOne(ctx context.Context, one decision) (verifiedAgain
 	if u := r.logOfOrigin(one.origin); u != nil && u.Recheck != nil && body.Index != nil {
 		d.Index, d.Unasked = *body.Index, false
 		if err := u.Recheck(ctx, one.origin, *body.Index); err != nil {
-			if changed, ok := errors.AsType[*ChangedError](err); ok {
-				changed.Origin, changed.Index = one.origin, *body.Index
-			}
 			return d, err
 		}
 	}
@@ -316,8 +314,8 @@ func (r *Reconciler) decided(x *run, some []decision, known map[uint64]verifiedA
 
 // changedEntries makes a finding of entries that upstream gives otherwise; the one with the lowest index
 // is named, and the decisions that rest on any are listed.
-func changedEntries(x *run, changed map[uint64]*ChangedError) error {
-	var lowest *ChangedError
+func changedEntries(x *run, changed map[uint64]*mirror.ChangedError) error {
+	var lowest *mirror.ChangedError
 	indexes := map[uint64]bool{}
 	for _, seq := range slices.Sorted(maps.Keys(changed)) {
 		e := changed[seq]
@@ -334,11 +332,14 @@ func changedEntries(x *run, changed map[uint64]*ChangedError) error {
 	if n := len(indexes) - 1; n > 0 {
 		text += fmt.Sprintf("; %d more entries that decisions rest on are others, too", n)
 	}
-	return &findingError{
+	found := &findingError{
 		finding: finding{
 			Code: outage.CodeChangedEntry, Origin: lowest.Origin, Named: true, First: lowest.Index, Next: lowest.Index + 1,
-			Held: lowest.Held, Found: lowest.Theirs, Text: text,
+			Held: lowest.Held.String(), Text: text,
 		},
-		evidence: map[string][]byte{"answer": lowest.Answer},
 	}
+	if lowest.Body != nil { // else upstream gives none
+		found.finding.Found, found.evidence = lowest.Theirs.String(), map[string][]byte{"answer": lowest.Body}
+	}
+	return found
 }

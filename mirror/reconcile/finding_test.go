@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/understudy-log/understudy/mirror/outage"
+	"github.com/understudy-log/understudy/storage"
 	"github.com/understudy-log/understudy/test/bubble"
 )
 
@@ -148,7 +149,7 @@ func TestChangedEntry(t *testing.T) {
 		w.changed[2] = true
 		w.played()
 		d := w.quarantined(outage.CodeChangedEntry)
-		if f := d.Finding; !f.Named || f.First != 2 || f.Next != 3 || f.Held != "aa" || f.Found != "bb" || string(d.Evidence["answer"]) != "theirs" || d.Decisions.Left != 1 || d.Decisions.Changed != 1 || d.Decisions.Same != 2 || !d.Decisions.List[0].Changed {
+		if f := d.Finding; !f.Named || f.First != 2 || f.Next != 3 || f.Held != (storage.Hash{0xaa}).String() || f.Found != storage.LeafHash([]byte("theirs")).String() || string(d.Evidence["answer"]) != "theirs" || d.Decisions.Left != 1 || d.Decisions.Changed != 1 || d.Decisions.Same != 2 || !d.Decisions.List[0].Changed {
 			t.Errorf("%+v %q %+v", f, d.Evidence, d.Decisions)
 		}
 		// What was verified again is not, after a restart.

@@ -44,22 +44,6 @@ func (e *RefusedError) Error() string {
 	return fmt.Sprintf("the log refuses the proposal (%d): %s", e.Status, e.Text)
 }
 
-// ChangedError says that upstream gives another entry than the one that is held.
-type ChangedError struct {
-	Origin string
-	Index  uint64
-	// Held and Theirs are leaf hashes in hex; Theirs is empty if upstream says that it has no such entry.
-	Held, Theirs string
-	Answer       []byte // upstream's, as received; may be nil
-}
-
-func (e *ChangedError) Error() string {
-	if e.Theirs == "" {
-		return fmt.Sprintf("entry %d of %q is held (leaf hash %s), and upstream has no such entry", e.Index, e.Origin, e.Held)
-	}
-	return fmt.Sprintf("entry %d of %q has the leaf hash %s, and upstream gives one with %s", e.Index, e.Origin, e.Held, e.Theirs)
-}
-
 // retryAfter returns for how long an error asks not to be asked again.
 func retryAfter(err error) time.Duration {
 	for err != nil {

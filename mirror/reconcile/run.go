@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/outage"
 )
 
@@ -204,7 +205,7 @@ func (r *Reconciler) retry(ctx context.Context, f func(context.Context) error) e
 // final says whether it is of no use to try again.
 func final(err error) bool {
 	for _, is := range []bool{
-		as[*storageError](err), as[*findingError](err), as[*pausedError](err), as[*ChangedError](err),
+		as[*storageError](err), as[*findingError](err), as[*pausedError](err), as[*mirror.ChangedError](err),
 	} {
 		if is {
 			return true

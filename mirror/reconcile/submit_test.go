@@ -267,7 +267,7 @@ func TestSubmitterStatus(t *testing.T) {
 		after   time.Duration
 	}{
 		{400, "", true, 0}, {413, "", true, 0}, {422, "", true, 0}, {401, "", false, 0}, {403, "", false, 0}, {404, "", false, 0},
-		{429, "7", false, 7 * time.Second}, {500, "", false, 0}, {503, "1000000", false, maxRetryAfter}, {302, "", false, 0}, {307, "", false, 0}, {200, "", false, 0},
+		{429, "7", false, 7 * time.Second}, {500, "", false, 0}, {503, "1000000", false, time.Hour}, {302, "", false, 0}, {307, "", false, 0}, {200, "", false, 0},
 	} {
 		f.refuse = func(w http.ResponseWriter) bool {
 			w.Header().Set("Location", "http://elsewhere.test/")

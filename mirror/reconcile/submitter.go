@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -17,15 +16,15 @@ import (
 
 	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
 
+	"github.com/understudy-log/understudy/mirror"
 	"github.com/understudy-log/understudy/mirror/trust"
 	"github.com/understudy-log/understudy/storage"
 )
 
 const (
-	requestTime   = time.Minute // of one request: Rekor v2 answers when a checkpoint covers the entry
-	maxAnswer     = 32 << 20    // bytes
-	maxRefusal    = 300         // characters of the log's words
-	maxRetryAfter = time.Hour   // more is taken for a mistake
+	requestTime = time.Minute // of one request: Rekor v2 answers when a checkpoint covers the entry
+	maxAnswer   = 32 << 20    // bytes
+	maxRefusal  = 300         // characters of the log's words
 )
 
 // SubmitterConfig is what a Submitter is made from.
@@ -149,7 +148,7 @@ func (a *answer) refusal() error {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
 		return &RefusedError{a.code, text}
 	}
-	return &statusError{a.code, text, parseRetryAfter(a.header.Get("Retry-After"), time.Now())}
+	return &statusError{a.code, text, mirror.ParseRetryAfter(a.header.Get("Retry-After"), time.Now())}
 }
 
 // words returns the message of a refusal, which is JSON from both generations.
@@ -168,15 +167,4 @@ func plain(s string, most int) string {
 		s = string([]rune(s)[:most]) + "…"
 	}
 	return s
-}
-
-// parseRetryAfter reads the header of RFC 9110, section 10.2.3: seconds or a date.
-func parseRetryAfter(v string, now time.Time) time.Duration {
-	after := time.Duration(0)
-	if s, err := strconv.Atoi(v); err == nil {
-		after = time.Duration(min(max(s, 0), int(maxRetryAfter/time.Second))) * time.Second
-	} else if at, err := http.ParseTime(v); err == nil {
-		after = max(at.Sub(now), 0)
-	}
-	return min(after, maxRetryAfter)
 }

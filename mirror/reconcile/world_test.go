@@ -370,7 +370,7 @@ func (w *world) recheck(index uint64) error {
 	case w.away:
 		return errGone
 	case w.changed[index]:
-		return &ChangedError{Held: "aa", Theirs: "bb", Answer: []byte("theirs")}
+		return &mirror.ChangedError{Origin: publicOrigin, Index: index, Held: storage.Hash{0xaa}, Theirs: storage.LeafHash([]byte("theirs")), Body: []byte("theirs")}
 	}
 	return nil
 }
