@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -147,4 +148,52 @@ func TestOneOfManyFails(t *testing.T) {
 	o.good = began.Add(time.Millisecond)
 	o.failed(began, io.EOF)
 	o.failed(began, io.EOF)
+}
+
+// TestForkIsQuarantined: a log whose tree has the evidence of a fork is quarantined in the ledger, also after somebody
+// has released it; signers are kept away from it if they use it, and not for a log that takes no entries.
+func TestForkIsQuarantined(t *testing.T) {
+	for url, stands := range map[string]bool{"https://log.example/api/v2": true, "https://log.example/tiles": false} {
+		c, err := parseConfig(filepath.Join(t.TempDir(), "c.yaml"), []byte("outage: {write_probe: off}\nlogs: [{name: us, url: '"+url+"', origin: log.example}]"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, closeDB := openDaemon(t, c)
+		if err := d.followers()[0].mirror.Tree().Quarantine(storage.Evidence{First: []byte("one"), Second: []byte("other"), At: time.Now(), Reason: "a test"}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := d.desk.monitor.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		running.Go(func() { d.desk.act(ctx) })
+		await := func(when string) {
+			t.Helper()
+			for began := time.Now(); d.desk.monitor.State("us/read") != outage.Quarantined || d.desk.open.Load() != stands; time.Sleep(10 * time.Millisecond) {
+				if time.Since(began) > 15*time.Second {
+					t.Fatalf("%s, %s: %+v, the private log stands in: %v", url, when, d.desk.monitor.Status(), d.desk.open.Load())
+				}
+			}
+		}
+		await("with evidence")
+		rows, _ := d.desk.ledger.Head()
+		if err := d.desk.monitor.Release("us/read", "T-1", "olga"); err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+			if now, _ := d.desk.ledger.Head(); now >= rows+2 { // released, and quarantined again
+				break
+			}
+			if time.Since(began) > 15*time.Second {
+				t.Fatal("a release ends the quarantine of a log that forked")
+			}
+		}
+		await("after a release")
+		cancel()
+		running.Wait()
+		closeDB()
+	}
 }
